@@ -78,7 +78,6 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _scan(arguments: argparse.Namespace) -> int:
     from npy2tfrecord import report
-    from npy2tfrecord.manifest import Skipped
     from npy2tfrecord.scanner import scan
 
     found = scan(arguments.sources, **_options(arguments))
@@ -89,13 +88,7 @@ def _scan(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(found.to_json(), indent=1))
     else:
-        print(f"{report.count_text(found.files, 'file')}")
-        for info, count in zip(found.features, found.counts, strict=True):
-            print(f"\n{display(info.name)}: {report.count_text(count, 'array')}")
-            print(report.features_text([info]))
-        if found.problems:
-            print()
-            print(report.skipped_text([Skipped(display(p.where), p.problem) for p in found.problems]))
+        print(report.scan_text(found))
     return 3 if found.problems else 0
 
 

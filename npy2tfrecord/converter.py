@@ -19,7 +19,7 @@ from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, U
 from npy2tfrecord.finder import Found, find
 from npy2tfrecord.identity import data_hash, identity_of
 from npy2tfrecord.joiner import Examples, join
-from npy2tfrecord.manifest import FeatureInfo, Hash, Manifest, ShardInfo, Skipped, shard_name
+from npy2tfrecord.manifest import FeatureInfo, Hash, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
 from npy2tfrecord.moments import Moments
 from npy2tfrecord.neighbours import neighbour_files
 from npy2tfrecord.npy import dtype_from_name
@@ -320,6 +320,7 @@ class Conversion:
         left_out: list[np.ndarray] = []
         skipped: list[Skipped] = list(planned.examples.skipped)
         splits: dict[str, tuple[ShardInfo, ...]] = {}
+        label_counts: dict[str, LabelCounts] = {}
         for split in planned.splits:
             count = len(split.cuts) - 1
             infos = []
@@ -330,10 +331,13 @@ class Conversion:
                 left_out.append(split.order[split.cuts[k] + positions])
                 skipped.extend(reason for _, reason in entry.left_out)
             splits[split.name] = tuple(infos)
+            if counted := planned.count_labels(split, np.concatenate(left_out[-count:])):
+                label_counts[split.name] = counted
         return Manifest(
             features=_features(planned, np.concatenate(left_out), stats),
             splits=splits,
             labels=None if planned.examples.labels is None else planned.examples.classes or (),
+            label_counts=label_counts,
             compression=self.options.compression,
             options=self.options.shaping(),
             sources=identity,

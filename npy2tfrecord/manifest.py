@@ -13,12 +13,14 @@ import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xxhash
 
+from npy2tfrecord.document import Node
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.npy import EXTENSION_NAMES, MAX_RANK, SUPPORTED_NAMES
 
@@ -101,6 +103,14 @@ class ShardInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelCounts:
+    """How many examples of a split have which label: `counts[i]` have `values[i]`, which rise."""
+
+    values: tuple[int, ...]
+    counts: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Skipped:
     """A source that was left out, and why."""
 
@@ -110,7 +120,11 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A data set as written. `labels` is None without labels, else the class names (empty: plain integers)."""
+    """A data set as written.
+
+    `labels` is None without labels, else the class names (empty: plain integers). `label_counts` has the splits whose
+    labels were counted.
+    """
 
     features: tuple[FeatureInfo, ...]
     splits: Mapping[str, tuple[ShardInfo, ...]]
@@ -119,6 +133,7 @@ class Manifest:
     options: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[Skipped, ...] = ()
+    label_counts: Mapping[str, LabelCounts] = field(default_factory=dict)
 
     @property
     def examples(self) -> int:
@@ -154,6 +169,7 @@ class Manifest:
                 split: {
                     "examples": sum(shard.examples for shard in shards),
                     "bytes": sum(shard.bytes for shard in shards),
+                    **self._label_counts_json(split),
                     "shards": [
                         {"file": s.file, "examples": s.examples, "bytes": s.bytes, "hash": s.hash} for s in shards
                     ],
@@ -166,6 +182,10 @@ class Manifest:
         }
         document["hash"] = Hash(_encode(document)).hexdigest()
         return document
+
+    def _label_counts_json(self, split: str) -> dict[str, Any]:
+        found = self.label_counts.get(split)
+        return {} if found is None else {"labels": {"values": list(found.values), "counts": list(found.counts)}}
 
     def encode(self) -> bytes:
         """The bytes of `manifest.json`."""
@@ -213,7 +233,7 @@ def decode(data: bytes) -> Manifest:
         raise DamageError(f"larger than {MAX_FILE_BYTES} bytes")
     try:
         document = json.loads(data)
-        root = _Node(document, "")
+        root = Node(document, "")
         if root.get("format").string() != FORMAT:
             raise DamageError(f"format: found {document['format']!r}, expected {FORMAT!r}")
         version = root.get("format_version").integer()
@@ -230,51 +250,9 @@ def decode(data: bytes) -> Manifest:
     return manifest
 
 
-class _Node:
-    """A value of a JSON document that knows its path, for errors that say where."""
-
-    def __init__(self, value: Any, path: str) -> None:
-        self.value = value
-        self.path = path
-
-    def fail(self, expected: str) -> DamageError:
-        shown = repr(self.value)
-        shown = shown if len(shown) <= 60 else shown[:60] + "…"
-        return DamageError(f"{self.path or 'the top level'}: found {shown}, expected {expected}")
-
-    def mapping(self) -> dict[str, _Node]:
-        if not isinstance(self.value, dict):
-            raise self.fail("an object")
-        prefix = f"{self.path}." if self.path else ""
-        return {name: _Node(value, f"{prefix}{name}") for name, value in self.value.items()}
-
-    def get(self, name: str) -> _Node:
-        found = self.mapping().get(name)
-        if found is None:
-            raise DamageError(f"{self.path or 'the top level'}: no member {name!r}")
-        return found
-
-    def items(self) -> list[_Node]:
-        if not isinstance(self.value, list):
-            raise self.fail("a list")
-        return [_Node(value, f"{self.path}[{i}]") for i, value in enumerate(self.value)]
-
-    def string(self, pattern: re.Pattern[str] | None = None) -> str:
-        if not isinstance(self.value, str) or (pattern and not pattern.fullmatch(self.value)):
-            raise self.fail(f"a string like {pattern.pattern}" if pattern else "a string")
-        return self.value
-
-    def integer(self) -> int:
-        if type(self.value) is not int or not 0 <= self.value < 2**63:
-            raise self.fail("an integer, 0 or more")
-        return self.value
-
-    def integers(self) -> tuple[int, ...]:
-        return tuple(item.integer() for item in self.items())
-
-
-def _parse(root: _Node) -> Manifest:
+def _parse(root: Node) -> Manifest:
     splits: dict[str, tuple[ShardInfo, ...]] = {}
+    label_counts: dict[str, LabelCounts] = {}
     for split, node in root.get("splits").mapping().items():
         if not SPLIT_PATTERN.fullmatch(split):
             raise DamageError(f"splits: {split!r} is no name of a split")
@@ -282,6 +260,10 @@ def _parse(root: _Node) -> Manifest:
         splits[split] = tuple(_parse_shard(shard, split, i, len(shards)) for i, shard in enumerate(shards))
         if not shards:
             raise node.fail("at least one shard")
+        if "labels" in node.mapping():
+            label_counts[split] = _parse_label_counts(
+                node.get("labels"), sum(shard.examples for shard in splits[split])
+            )
     compression = root.get("compression")
     if compression.string() not in COMPRESSIONS:
         raise compression.fail(f"one of {', '.join(COMPRESSIONS)}")
@@ -299,10 +281,20 @@ def _parse(root: _Node) -> Manifest:
         skipped=tuple(
             Skipped(node.get("source").string(), node.get("reason").string()) for node in root.get("skipped").items()
         ),
+        label_counts=label_counts,
     )
 
 
-def _parse_shard(node: _Node, split: str, index: int, count: int) -> ShardInfo:
+def _parse_label_counts(node: Node, examples: int) -> LabelCounts:
+    values = tuple(item.signed_integer() for item in node.get("values").items())
+    counts = node.get("counts").integers()
+    rise = all(a < b for a, b in pairwise(values))
+    if not rise or len(values) != len(counts) or sum(counts) != examples:
+        raise node.fail(f"labels that rise, and a count for each, {examples} in all")
+    return LabelCounts(values, counts)
+
+
+def _parse_shard(node: Node, split: str, index: int, count: int) -> ShardInfo:
     file = node.get("file")
     file.string(_SHARD_PATTERN)
     if file.value != shard_name(split, index, count):
@@ -315,7 +307,7 @@ def _parse_shard(node: _Node, split: str, index: int, count: int) -> ShardInfo:
     )
 
 
-def _parse_feature(name: str, node: _Node) -> FeatureInfo:
+def _parse_feature(name: str, node: Node) -> FeatureInfo:
     if not FEATURE_PATTERN.fullmatch(name):
         raise DamageError(f"features: {name!r} is no name of a feature")
     dtype = node.get("dtype")
@@ -347,6 +339,7 @@ def _parse_feature(name: str, node: _Node) -> FeatureInfo:
 
 
 MAX_HISTOGRAM_BINS = 256
+MAX_PLAIN_LABELS = 1000  # of a split that are counted; more integers are hardly classes
 
 
 def make_histogram(sizes: np.ndarray, counts: np.ndarray) -> Histogram:
@@ -393,3 +386,11 @@ def feature_info(
         bytes=sum(math.prod(shape) * int(n) for shape, n in zip(shapes, counts, strict=True)) * itemsize,
         stats=stats,
     )
+
+
+def count_labels(labels: np.ndarray, *, named: bool) -> LabelCounts | None:
+    """How many have which label (int64); None for more than 1,000 integers without names."""
+    values, counts = np.unique(labels, return_counts=True)
+    if len(values) > MAX_PLAIN_LABELS and not named:
+        return None
+    return LabelCounts(tuple(values.tolist()), tuple(counts.tolist()))

@@ -20,7 +20,7 @@ from npy2tfrecord.cast import Cast
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.example import Layout, key_entry_head_size, label_entry
 from npy2tfrecord.joiner import Examples
-from npy2tfrecord.manifest import SPLIT_PATTERN, Hash, shard_name
+from npy2tfrecord.manifest import SPLIT_PATTERN, Hash, LabelCounts, count_labels, shard_name
 from npy2tfrecord.moments import channels_of
 from npy2tfrecord.npy import Header
 from npy2tfrecord.npz import Member
@@ -146,6 +146,13 @@ class Plan:
             for k, size in enumerate(np.diff(total).tolist()):
                 sizes[shard_name(split.name, k, len(split.cuts) - 1)] = size
         return sizes
+
+    def count_labels(self, split: Split, left_out: np.ndarray) -> LabelCounts | None:
+        """How many examples of a split have which label, without those `left_out`; None where that is not told."""
+        if self.examples.labels is None:
+            return None
+        kept = np.setdiff1d(split.order, left_out) if len(left_out) else split.order
+        return count_labels(self.examples.labels[kept], named=bool(self.examples.classes))
 
     def shards(self, wanted: set[str] | None = None) -> Iterator[ShardSpec]:
         """The shards to write, one by one; those in `wanted` only, if given."""

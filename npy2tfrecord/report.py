@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from npy2tfrecord.errors import display
 from npy2tfrecord.example import LABEL
-from npy2tfrecord.manifest import FeatureInfo, Histogram, Manifest, Skipped
+from npy2tfrecord.manifest import FILE_NAME, FeatureInfo, Histogram, Manifest, Skipped
+
+if TYPE_CHECKING:
+    from npy2tfrecord.scanner import ScanReport
 
 _BAR_WIDTH = 40
 _MAX_BARS = 12
 _SHOWN_SKIPPED = 10
 _SHOWN_CLASSES = 10
+_NAME_WIDTH = 32  # of a class, in a table
 
 
 def size_text(size: float) -> str:
@@ -70,14 +75,18 @@ def histogram_text(histogram: Histogram, smallest: int) -> str:
     return "\n".join(lines)
 
 
-_LABELS_HERE = "\0"  # stands in the table for the names of classes, which must not widen a column
+def features_text(
+    features: Sequence[FeatureInfo], labels: Sequence[str] | None = None, counts: Sequence[int] | None = None
+) -> str:
+    """A line for each feature, with bars for each axis that varies, and a line for the label if there is one.
 
-
-def features_text(features: Sequence[FeatureInfo], labels: Sequence[str] | None = None) -> str:
-    """A line for each feature, with bars for each axis that varies, and a line for the label if there is one."""
-    rows = [(display(info.name), info.dtype, shape_text(info), size_text(info.bytes)) for info in features]
+    `counts` are how many arrays of each feature there are, where they may differ.
+    """
+    rows = [[display(info.name), info.dtype, shape_text(info), size_text(info.bytes)] for info in features]
+    if counts is not None:
+        rows = [[*row[:3], count_text(count, "array"), row[3]] for row, count in zip(rows, counts, strict=True)]
     if labels is not None:
-        rows.append((LABEL, "int64", _LABELS_HERE, ""))
+        rows.append([LABEL, "int64", f"{len(labels):,} class{'es' * (len(labels) != 1)}" if labels else "integers", ""])
     lines = table_text(rows).split("\n")
     out = []
     for info, line in zip(features, lines, strict=False):
@@ -86,11 +95,7 @@ def features_text(features: Sequence[FeatureInfo], labels: Sequence[str] | None 
             if histogram is not None:
                 out.append(f"    axis {axis}:")
                 out.append(histogram_text(histogram, info.min_shape[axis]))
-    if labels is not None:
-        shown = ", ".join(map(display, labels[:_SHOWN_CLASSES])) or "integers as given"
-        more = f", … ({len(labels)} classes)" if len(labels) > _SHOWN_CLASSES else ""
-        out.append(lines[-1].replace(_LABELS_HERE, shown + more).rstrip())
-    return "\n".join(out)
+    return "\n".join(out + lines[len(features) :])
 
 
 def splits_text(manifest: Manifest) -> str:
@@ -98,7 +103,8 @@ def splits_text(manifest: Manifest) -> str:
     rows = []
     for split, shards in manifest.splits.items():
         sizes = [shard.bytes for shard in shards]
-        spread = size_text(sizes[0]) if len(sizes) == 1 else f"{size_text(min(sizes))} to {size_text(max(sizes))} each"
+        low, high = size_text(min(sizes)), size_text(max(sizes))
+        spread = low if len(sizes) == 1 else f"{low} each" if low == high else f"{low} to {high} each"
         rows.append(
             (
                 split,
@@ -110,12 +116,40 @@ def splits_text(manifest: Manifest) -> str:
     return table_text(rows)
 
 
-def skipped_text(skipped: Sequence[Skipped]) -> str:
-    """What was left out, and why; the first few."""
+def classes_text(manifest: Manifest) -> str:
+    """The first few classes, and how many examples of each every split has, where that is known."""
+    splits, names = list(manifest.label_counts), manifest.labels or ()
+    found = {split: dict(zip(c.values, c.counts, strict=True)) for split, c in manifest.label_counts.items()}
+    labels = sorted(set(range(len(names))).union(*found.values()))
+    rows = [("", *splits)] if len(splits) > 1 else []
+    for label in labels[:_SHOWN_CLASSES]:
+        name = f"{label} {_cut(display(names[label]))}" if 0 <= label < len(names) else str(label)
+        rows.append((name, *(f"{found[split].get(label, 0):,}" for split in splits)))
+    more = f"\n  … and {len(labels) - _SHOWN_CLASSES:,} more" if len(labels) > _SHOWN_CLASSES else ""
+    return table_text(rows) + more if labels else ""
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
+
+
+def scan_text(found: ScanReport) -> str:
+    """All that `scan` shows."""
+    parts = [f"{count_text(found.files, 'file')}, {size_text(sum(info.bytes for info in found.features))} of values"]
+    if found.features:
+        parts += ["", "Features", features_text(found.features, counts=found.counts)]
+    if found.problems:
+        skipped = [Skipped(display(p.where), p.problem) for p in found.problems]
+        parts += ["", skipped_text(skipped, "--json")]
+    return "\n".join(parts)
+
+
+def skipped_text(skipped: Sequence[Skipped], where: str) -> str:
+    """What was left out, and why; the first few, and where to find all."""
     lines = [f"Skipped {count_text(len(skipped), 'source')}:"]
     lines += [f"  {display(s.source) or '(all)'}: {s.reason}" for s in skipped[:_SHOWN_SKIPPED]]
     if len(skipped) > _SHOWN_SKIPPED:
-        lines.append(f"  … and {len(skipped) - _SHOWN_SKIPPED:,} more; manifest.json lists all")
+        lines.append(f"  … and {len(skipped) - _SHOWN_SKIPPED:,} more; {where} lists all")
     return "\n".join(lines)
 
 
@@ -131,8 +165,10 @@ def manifest_text(manifest: Manifest, title: str) -> str:
         "Splits",
         splits_text(manifest),
     ]
+    if classes := classes_text(manifest):
+        parts += ["", "Classes", classes]
     if manifest.skipped:
-        parts += ["", skipped_text(manifest.skipped)]
+        parts += ["", skipped_text(manifest.skipped, FILE_NAME)]
     return "\n".join(parts)
 
 

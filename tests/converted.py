@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +44,9 @@ def read_back(out: Path) -> dict[str, Example]:
                 count += 1
             assert count == shard.examples
     assert len(examples) == made.examples
+    for split, counted in made.label_counts.items():
+        labels = Counter(example.label for example in examples.values() if example.split == split)
+        assert dict(zip(counted.values, counted.counts, strict=True)) == labels
     return examples
 
 

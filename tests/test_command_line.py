@@ -204,7 +204,15 @@ def test_results_are_json_if_asked(here: Path) -> None:
 def test_info_shows_features_shapes_splits_and_shards(here: Path) -> None:
     run(here, "convert", "source", "out", "--num-shards", "2", "--labels", "dirs", "--include", "b")
     text = run(here, "info", "--shards", "out").stdout
-    for part in ("2 examples in 2 shards", "array  float32  (3–4, 3)", "axis 0:", "█", "label  int64    b", "train"):
+    for part in (
+        "2 examples in 2 shards",
+        "array  float32  (3–4, 3)",
+        "axis 0:",
+        "█",
+        "label  int64    1 class",
+        "0 b  2",
+        "train",
+    ):
         assert part in text
     assert "train-00001-of-00002.tfrecord  1 example" in text
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from converted import Command, read_back, save, shards_of
 
 import npy2tfrecord
 from npy2tfrecord import manifest
-from npy2tfrecord.errors import ConflictError, InputError, UsageError
+from npy2tfrecord.errors import ConflictError, DamageError, InputError, UsageError
 
 KEYS = ["cats/1", "cats/more/2", "dogs/1", "Birds/1", "dogs/3"]
 
@@ -39,6 +40,51 @@ def test_classes_are_the_first_folders_in_sorted_order(folders: Path, tmp_path: 
     assert shards_of(tmp_path / "out") == shards_of(tmp_path / "again")
     document = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert document["labels"] == {"classes": ["Birds", "cats", "dogs"]}
+
+
+def test_examples_of_each_class_are_counted_by_split(tmp_path: Path, command: Command) -> None:
+    keys = {f"{kind}/{i:03}": np.float32(i) for kind, n in (("a", 40), ("b", 30), ("c", 1)) for i in range(n)}
+    source, out = save(tmp_path / "d", keys), tmp_path / "out"
+    (source / "b" / "000.npy").write_bytes(b"no array")
+    words = ("--labels", "dirs", "--split", "train=0.8,val=0.2", "--on-error", "skip", "--json")
+    planned = command("convert", source, out, *words, "--dry-run")
+    assert planned.code == 3
+    assert command("convert", source, out, *words).code == 3
+    read_back(out)  # compares every count
+    document = json.loads((out / "manifest.json").read_text())
+    totals = [0, 0, 0]
+    for name, split in document["splits"].items():
+        assert json.loads(planned.out)["splits"][name]["labels"] == split["labels"]
+        for value, count in zip(split["labels"]["values"], split["labels"]["counts"], strict=True):
+            totals[value] += count
+    assert totals == [40, 29, 1]
+    shown = command("info", out).out
+    (line,) = [line.split() for line in shown.splitlines() if line.split()[:2] == ["1", "b"]]
+    assert sum(map(int, line[2:])) == 29
+
+
+def test_plain_integers_are_counted_unless_there_are_too_many(tmp_path: Path) -> None:
+    source = save(tmp_path / "d", {f"{i:04}": np.float32(i) for i in range(1001)})
+    few = table(tmp_path / "few.csv", "key,label\n" + "".join(f"{i:04},{-i % 3}\n" for i in range(1001)))
+    made = npy2tfrecord.convert(source, tmp_path / "few", labels=few)
+    assert made.labels == ()
+    assert made.label_counts["train"] == manifest.LabelCounts((0, 1, 2), (334, 333, 334))
+    many = table(tmp_path / "many.csv", "key,label\n" + "".join(f"{i:04},{i - 500}\n" for i in range(1001)))
+    made = npy2tfrecord.convert(source, tmp_path / "many", labels=many)
+    assert not made.label_counts
+    assert manifest.load(tmp_path / "many") == made
+
+
+def test_a_manifest_without_counts_is_read_and_one_with_wrong_counts_is_not(folders: Path, tmp_path: Path) -> None:
+    made = npy2tfrecord.convert(folders, tmp_path / "out", labels="dirs")
+    older = replace(made, label_counts={})
+    assert manifest.decode(older.encode()) == older
+    (tmp_path / "out" / "manifest.json").write_bytes(older.encode())
+    assert npy2tfrecord.convert(folders, tmp_path / "out", labels="dirs") == older
+    for values, counts in (((0, 1), (2, 2)), ((1, 0), (2, 3)), ((0, 1, 2), (2, 3)), ((0, 0), (2, 3))):
+        wrong = replace(made, label_counts={"train": manifest.LabelCounts(values, counts)})
+        with pytest.raises(DamageError, match=r"splits\.train\.labels"):
+            manifest.decode(wrong.encode())
 
 
 def test_class_names_go_to_tfds(folders: Path, tmp_path: Path) -> None:
