@@ -50,9 +50,10 @@ def test_a_distributed_loop_learns() -> None:
     assert float(found[2]) < float(found[1])
 
 
-@needs("torch")
-def test_keras_learns_with_another_backend() -> None:
-    assert re.search(r"accuracy (0\.9|1\.0)", run("keras_fit.py", KERAS_BACKEND="torch"))
+@pytest.mark.parametrize("backend", [pytest.param(name, marks=needs(name)) for name in ("jax", "torch")])
+def test_keras_learns_with_another_backend(backend: str) -> None:
+    out = run("keras_fit.py", KERAS_BACKEND=backend, JAX_PLATFORMS="cpu")
+    assert re.search(rf"accuracy (0\.9|1\.0).* with {backend}", out)
 
 
 @needs("torch")
@@ -111,12 +112,16 @@ def test_two_processes_of_tf_distribute_read_disjoint_shares(tmp_path: Path) -> 
 
 
 @needs("torch")
-def test_a_torch_data_loader_gets_every_example_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_torch_data_loader_gets_every_example_once(workers: int, tmp_path: Path) -> None:
     import torch
 
     arrays = [np.full((2, 2), i, "f4") for i in range(50)]
     source: Any = readers.ArraySource(write_dataset(tmp_path, arrays))
-    loader: Any = torch.utils.data.DataLoader(source, batch_size=8, shuffle=True)
+    context = "spawn" if workers else None
+    loader: Any = torch.utils.data.DataLoader(
+        source, batch_size=8, shuffle=True, num_workers=workers, multiprocessing_context=context
+    )
     seen = {key: array for batch in loader for key, array in zip(batch["key"], batch["array"], strict=True)}
     assert sorted(seen) == [key_of(i) for i in range(50)]
     assert all(same_bits(seen[key_of(i)], arrays[i]) for i in range(50))
