@@ -15,6 +15,7 @@ from npy2tfrecord.workspace import OWN_MARK, Workspace
 from npy2tfrecord.writer import ShardEntry, encode_shard, write_shard
 
 _CHANCES = 2  # for a shard that is written with no other at the same time
+_VAIN = 4  # attempts in a row of which nothing comes
 
 
 def write_all(
@@ -45,7 +46,8 @@ def write_all(
     def attempt(files: set[str], *, apart: bool) -> bool:
         """Whether all of them could be written; those that were are no longer missing."""
         tasks = ((spec, workspace.stem(spec.file)) for spec in plan.shards(files))
-        results = parallel.run(write, tasks, jobs=1 if apart else jobs, backend=options.backend, tick=tick, apart=apart)
+        many = 1 if apart else jobs
+        results = parallel.run_once(write, tasks, jobs=many, backend=options.backend, tick=tick, apart=apart)
         try:
             for entry in results:
                 check(entry)
@@ -57,8 +59,14 @@ def write_all(
         return True
 
     fatal: list[str] = []
+    in_vain, left = 0, len(missing)
     while not attempt(missing - set(fatal), apart=False):
-        for file in sorted(workspace.under_way(missing - set(fatal))):
+        under_way = sorted(workspace.under_way(missing - set(fatal)))
+        in_vain = 0 if under_way or len(missing) < left else in_vain + 1
+        if in_vain == _VAIN:
+            raise WorkerError("worker processes end before they have begun a shard (out of memory?); try --jobs 1")
+        left = len(missing)
+        for file in under_way:
             if not any(attempt({file}, apart=True) for _ in range(_CHANCES)):
                 fatal.append(file)
     if fatal:
@@ -86,7 +94,7 @@ def _source_at_fault(spec: ShardSpec, options: Options, skip: bool) -> bytes:
     while len(spec) > 1:
         half = spec.part(0, len(spec) // 2)
         try:
-            list(parallel.run(_try, [(half, skip)], jobs=1, backend=options.backend, apart=True))
+            list(parallel.run_once(_try, [(half, skip)], jobs=1, backend=options.backend, apart=True))
             spec = spec.part(len(spec) // 2, len(spec))
         except WorkerError:
             spec = half

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, TypeVar
 
 from npy2tfrecord import cluster
@@ -28,6 +29,7 @@ _PARENT_POLL_SECONDS = 0.5
 _TICK_SECONDS = 0.5
 _CALLS_PER_JOB = 4
 _STOPPED_TICKS = 10  # in a row that see a worker stopped before it is given up
+_DEATHS = 4  # of workers until it is no accident
 
 
 def is_local(backend: str) -> bool:
@@ -44,6 +46,39 @@ def effective_jobs(jobs: int | None) -> int:
 
 
 def run(
+    function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], *, jobs: int, backend: str
+) -> Iterator[Result]:
+    """`run_once`, for tasks that may be done twice: what a dying worker took with it is done again."""
+    if not is_local(backend):  # a cluster sees to it
+        yield from run_once(function, tasks, jobs=jobs, backend=backend)
+        return
+    given: dict[int, tuple[Any, ...]] = {}  # and not done
+    new = enumerate(tasks)
+
+    def give() -> Iterator[tuple[Any, ...]]:
+        yield from [(function, number, *task) for number, task in given.items()]
+        for number, task in new:
+            given[number] = task
+            yield (function, number, *task)
+
+    deaths = 0
+    while True:
+        try:
+            for number, result in run_once(_numbered, give(), jobs=jobs, backend=backend):
+                del given[number]
+                yield result
+            return
+        except WorkerError:
+            deaths += 1
+            if deaths == _DEATHS:
+                raise
+
+
+def _numbered(function: Callable[..., Result], number: int, *arguments: Any) -> tuple[int, Result]:
+    return number, function(*arguments)
+
+
+def run_once(
     function: Callable[..., Result],
     tasks: Iterable[tuple[Any, ...]],
     *,
@@ -68,8 +103,11 @@ def run(
 
     if apart:
         jobs = max(jobs, 2)  # of one job joblib makes no process
-    # Arguments are small (max_nbytes): nothing is to be passed through files in shared memory.
-    settings = {"initializer": _begin_worker, "initargs": (os.getpid(),)} if backend == "loky" else {}
+    # Arguments are small (max_nbytes): nothing is to be passed through files. joblib makes a folder for them all the
+    # same, unless it is told in which, and a run that is killed would leave it.
+    settings: dict[str, Any] = {}
+    if backend == "loky":
+        settings = {"initializer": _begin_worker, "initargs": (os.getpid(),), "temp_folder": gettempdir()}
     if backend == "dask":
         tick = _both(tick, cluster.watch_for_workers())
     _register(backend)
@@ -90,8 +128,8 @@ def run(
     # This starts workers, which may be forks: no thread yet.
     try:
         results: Any = parallel(calls) if parallel.return_generator else _in_turns(parallel, calls, jobs)
-    except BrokenProcessPool as error:  # while tasks were still being given out
-        raise _lost(error) from None
+    except (BrokenProcessPool, BrokenPipeError) as error:  # while tasks were still being given out
+        raise _lost(error) from None  # the pipe is the one to joblib's bookkeeper, which can be killed as well
     with _watched(tick, is_local(backend)):
         try:
             yield from results

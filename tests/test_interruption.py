@@ -10,6 +10,7 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -212,7 +213,77 @@ def test_a_worker_that_dies_before_all_tasks_are_given_out_is_told_like_any_othe
         yield (1,)
 
     with pytest.raises(WorkerError, match="a worker process died"):
-        list(parallel.run(os._exit, tasks(), jobs=2, backend="loky"))
+        list(parallel.run_once(os._exit, tasks(), jobs=2, backend="loky"))
+
+
+def _die_first(marks: Path, number: int) -> int:
+    if number % 10 == 3:
+        try:
+            (marks / str(number)).touch(exist_ok=False)
+        except FileExistsError:
+            pass
+        else:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_what_a_dying_worker_took_with_it_is_done_again(tmp_path: Path) -> None:
+    """In what is done before and after the shards are written: reading headers, comparing, verifying."""
+    tasks = ((tmp_path, number) for number in range(24))
+    assert sorted(parallel.run(_die_first, tasks, jobs=2, backend="loky")) == list(range(24))
+    with pytest.raises(WorkerError, match="a worker process died"):
+        list(parallel.run(os._exit, [(1,)], jobs=2, backend="loky"))
+
+
+MANY_WORKERS = """
+import os, signal, sys, time
+from npy2tfrecord import cli, converter, parallel
+converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
+"""
+STILLBORN = """
+def begin(parent):
+    os._exit(1)
+parallel._begin_worker = begin
+"""
+NO_BOOKKEEPER = """
+from joblib.externals.loky.backend.resource_tracker import ResourceTracker
+launch, killed = ResourceTracker._launch, []
+def launch_and_kill(self):
+    launch(self)
+    if not killed:
+        killed.append(self._pid)
+        os.kill(self._pid, signal.SIGKILL)
+        time.sleep(0.2)
+ResourceTracker._launch = launch_and_kill
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the fault is inherited by forked workers only")
+@pytest.mark.parametrize(("fault", "code"), [(STILLBORN, 8), (NO_BOOKKEEPER, 0)])
+def test_workers_that_never_begin_end_the_run_and_a_lost_bookkeeper_does_not(
+    fault: str, code: int, tmp_path: Path
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for i in range(6):
+        np.save(source / f"{i}.npy", np.zeros(100))
+    words = ["convert", "--num-shards", "3", "--jobs", "2", str(source), str(tmp_path / "out")]
+    script = f"{MANY_WORKERS}{fault}sys.exit(cli.main())"
+    run = subprocess.run([sys.executable, "-c", script, *words], capture_output=True, text=True, timeout=60)
+    assert run.returncode == code, run.stderr
+    assert ("worker processes end before they have begun a shard" in run.stderr) == (code == 8)
+    again = subprocess.run([*COMMAND, *words], capture_output=True, text=True, timeout=60)
+    assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.skipif(not os.path.isdir("/dev/shm"), reason="joblib's folders would be elsewhere")
+def test_a_killed_run_leaves_no_folder_of_joblib(source: Path, seconds: float, tmp_path: Path) -> None:
+    run = _start(source, tmp_path / "out", start_new_session=True)
+    time.sleep(seconds / 2)
+    os.killpg(run.pid, signal.SIGKILL)
+    run.communicate(timeout=60)
+    for directory in ("/dev/shm", tempfile.gettempdir()):
+        assert not list(Path(directory).glob(f"joblib_memmapping_folder_{run.pid}_*"))
 
 
 POISON = """
