@@ -117,7 +117,7 @@ def info_parser() -> argparse.ArgumentParser:
     parser.usage = "npy2tfrecord info [options] OUT"
     parser.add_argument("out", metavar="OUT", help="the directory that convert wrote")
     parser.add_argument("--shards", action="store_true", default=False, help="list every shard")
-    _add_plot(parser, "axes that vary, shards, splits, ranges of values")
+    _add_plot(parser, "axes that vary, shards, classes by split, ranges of values")
     _add_json(parser)
     return parser
 

@@ -24,17 +24,20 @@ _MAX_BARS = 40  # shards that get a bar each; of more, the sizes are counted
 _MAX_SLICES = 9
 _FEW_CHANNELS = 12
 _MAX_PANELS = 24
+_NAMED_CLASSES = 14  # more get no name each
 _GREY = "#666666"
 
 Panel = tuple[str, str, Callable[[Any], None]]  # title, label of the x axis, what draws it
 
 
 def plot_manifest(manifest: Manifest, path: str) -> None:
-    """Draw the axes that vary, the shards, the splits, and the ranges of values, where they are known."""
+    """Draw the axes that vary, the shards, the classes by split, and the ranges of values, where known."""
     panels = _axes(manifest.features)
     if len(manifest.shards) > 1 or not panels:
         panels.append(("Shards", "", partial(_draw_shards, manifest=manifest)))
-    if len(manifest.splits) > 1:
+    if manifest.label_counts.keys() == manifest.splits.keys():
+        panels.append(("Classes", "", partial(_draw_classes, manifest=manifest)))
+    elif len(manifest.splits) > 1:
         counts = {split: sum(shard.examples for shard in shards) for split, shards in manifest.splits.items()}
         panels.append(("Splits", "examples", partial(_draw_bars, counts=counts)))
     for info in manifest.features:
@@ -171,6 +174,38 @@ def _draw_bars(axes: Any, counts: dict[str, int]) -> None:
     axes.margins(x=0.25)
     _thousands(axes.xaxis)
     axes.locator_params(axis="x", nbins=4)
+
+
+def _draw_classes(axes: Any, manifest: Manifest) -> None:
+    """Bars of how many examples each class has, the splits one upon the other."""
+    counts, names = manifest.label_counts, manifest.labels or ()
+    labels = sorted(set(range(len(names))).union(*(counted.values for counted in counts.values())))
+    few = len(labels) <= _NAMED_CLASSES
+    texts = [_shortened(display(names[i]), 1.2) if 0 <= i < len(names) else str(i) for i in labels]
+    at, start = np.arange(len(labels)), np.zeros(len(labels), dtype=np.int64)
+    for split, counted in counts.items():
+        examples = np.zeros(len(labels), dtype=np.int64)
+        examples[np.searchsorted(labels, counted.values)] = counted.counts
+        kind: dict[str, Any] = {"color": f"C{list(counts).index(split)}", "label": f"{split}: {examples.sum():,}"}
+        if few:
+            axes.barh(at, examples, left=start, height=0.8, **kind)
+        else:
+            axes.bar(at, examples, bottom=start, width=1.0, **kind)
+        start += examples
+    if few:
+        axes.set_yticks(at, texts)
+        axes.invert_yaxis()
+        axes.set_xlabel("examples", color=_GREY)
+        axes.margins(x=0.35 if len(counts) > 1 else 0.05)
+        axes.locator_params(axis="x", nbins=5)
+    else:
+        axes.set_xlabel(f"{len(labels):,} classes", color=_GREY)
+        axes.set_ylabel("examples", color=_GREY)
+        axes.margins(x=0.01, y=0.25 if len(counts) > 1 else 0.05)
+        axes.xaxis.set_major_formatter(lambda value, _: texts[int(value)] if value in range(len(texts)) else "")
+    _thousands(axes.xaxis if few else axes.yaxis)
+    if len(counts) > 1:
+        axes.legend(frameon=False, fontsize=8, loc="upper right", ncols=1 if few else 3)
 
 
 def _draw_stats(axes: Any, stats: Any) -> None:

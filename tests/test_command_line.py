@@ -209,7 +209,7 @@ def test_info_shows_features_shapes_splits_and_shards(here: Path) -> None:
         "array  float32  (3–4, 3)",
         "axis 0:",
         "█",
-        "label  int64    1 class",
+        "1 class",
         "0 b  2",
         "train",
     ):

@@ -81,6 +81,9 @@ def test_pictures(out: Path, tmp_path: Path, command: Command) -> None:
         assert (tmp_path / name).stat().st_size > 10_000
     command.ok("info", out, "--plot", tmp_path / "c.svg")
     assert (tmp_path / "b.svg").read_bytes() == (tmp_path / "c.svg").read_bytes()
+    drawn = (tmp_path / "b.svg").read_text()
+    for text in ("array: axis 0", "cats", "dogs", "train: ", "val: ", "array: values"):
+        assert f"<!-- {text}" in drawn
     command.ok("scan", out.parent / "in", "--plot", tmp_path / "d.png")
     command.ok("show", out, "cats/1", "--plot", tmp_path / "e.png")
     for name in ("d.png", "e.png"):
@@ -94,6 +97,18 @@ def test_arrays_of_any_rank_can_be_drawn(shape: tuple[int, ...], tmp_path: Path)
     pytest.importorskip("matplotlib")
     seen = viewer.View(b"key $x_1$", "shard", 0, None, {"a_b": np.full(shape, np.nan, dtype="f4")})
     plotter.plot_example(seen, str(tmp_path / "x.png"))
+
+
+def test_many_classes_and_integers_are_drawn(tmp_path: Path, command: Command) -> None:
+    pytest.importorskip("matplotlib")
+    source = save(tmp_path / "in", {f"{i:02}": np.zeros(2) for i in range(60)})
+    for count in (3, 40):
+        lines = "".join(f"{i:02},{i % count - 1}\n" for i in range(60))
+        (tmp_path / "labels.csv").write_text(f"key,label\n{lines}")
+        out = tmp_path / f"out{count}"
+        command.ok("convert", "--labels", tmp_path / "labels.csv", "--split", "a=0.5,b=0.5", source, out)
+        command.ok("info", out, "--plot", tmp_path / "x.svg")
+        assert ("<!-- -1" if count == 3 else "<!-- 40 classes") in (tmp_path / "x.svg").read_text()
 
 
 def test_a_picture_without_matplotlib_is_told(out: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
