@@ -7,7 +7,9 @@ every call, one at a time, by a test.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 from collections.abc import Iterator
 
 READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # not blocking: a pipe among the sources must not hang us
@@ -42,6 +44,18 @@ def read_into(handle: int, view: memoryview, offset: int) -> int:
             break
         done += count
     return done
+
+
+def open_regular(path: bytes | str) -> int:
+    """Open a file for reading. Raises `OSError` for a pipe or a device: reading it might never end."""
+    handle = open(path, READ_FLAGS)
+    try:
+        if not stat.S_ISREG(fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", path)
+    except BaseException:
+        close(handle)
+        raise
+    return handle
 
 
 def write_all(handle: int, data: bytes | memoryview) -> None:

@@ -42,7 +42,7 @@ class _File:
     def __init__(self, path: str) -> None:
         self.handle = -1
         try:
-            self.handle = os.open(path, system.READ_FLAGS)
+            self.handle = system.open_regular(path)
         except OSError as error:
             raise DamageError(f"{display(path)}: {error.strerror or error}") from error
 
@@ -203,10 +203,16 @@ class ArraySource:
 
     def _read(self, shard: int, data: memoryview, offset: int) -> None:
         file = self._file(shard)  # held while it is read: another thread may drop it from those kept open
-        done = system.read_into(file.handle, data, offset)
-        if done < len(data):
+        problem = ""
+        try:
+            done = system.read_into(file.handle, data, offset)
+            if done < len(data):
+                problem = f"ends at {offset + done} bytes, before a record does"
+        except OSError as error:
+            problem = error.strerror or str(error)
+        if problem:
             path = os.path.join(self._path, self._shards[shard].file)
-            raise DamageError(f"{display(path)}: ends at {offset + done} bytes, before a record does")
+            raise DamageError(f"{display(path)}: {problem}")
 
     def _decode(self, record: memoryview) -> Example:
         columns = self._templates.parse(unframe(record))

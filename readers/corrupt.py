@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import IO
 
+from npy2tfrecord import system
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.example import KEY, parse_example
-from npy2tfrecord.manifest import ShardInfo
+from npy2tfrecord.manifest import Hash, ShardInfo
 from npy2tfrecord.tfrecord import FOOT_BYTES, HEAD_BYTES, data_length, unframe
 from readers.index import load_table
 from readers.splits import Part
@@ -41,7 +44,10 @@ class Damaged:
 
 
 def find(directory: str, shards: Sequence[ShardInfo], parts: Sequence[Part], compression: str) -> list[Damaged]:
-    """The damaged records of the shards that these parts are of."""
+    """The damaged records of the shards that these parts are of.
+
+    Raises `DamageError` where every record of a shard is whole, but they are not those that were written.
+    """
     if compression != "none":
         raise UsageError(
             f"on_corrupt='skip' needs the index; in {compression}-compressed shards records can't be found"
@@ -81,14 +87,28 @@ def warn(directory: str, shards: Sequence[ShardInfo], damaged: Sequence[Damaged]
 def _check(directory: str, shard: int, info: ShardInfo) -> list[Damaged]:
     offsets, sizes = load_table(directory, info)
     found: list[Damaged] = []
-    with open(os.path.join(directory, info.file), "rb", buffering=_CHUNK_BYTES) as file:
+    path, seen = os.path.join(directory, info.file), Hash()
+    with _opened(path) as file:
         for record, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
             data = memoryview(file.read(size))
+            seen.update(data)
             try:
                 unframe(data)
             except DamageError as error:
                 found.append(Damaged(shard, record, offset, _is_head(data), _key(data), str(error)))
+    if not found and seen.hexdigest() != info.hash:
+        problem = "every record is whole, but they are not those that were written; npy2tfrecord verify tells more"
+        raise DamageError(f"{display(path)}: {problem}")
     return found
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[IO[bytes]]:
+    try:
+        with os.fdopen(system.open_regular(path), "rb", buffering=_CHUNK_BYTES) as file:
+            yield file
+    except OSError as error:
+        raise DamageError(f"{display(path)}: {error.strerror or error}") from error
 
 
 def _is_head(record: memoryview) -> bool:

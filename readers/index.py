@@ -6,6 +6,7 @@ import os
 
 import numpy as np
 
+from npy2tfrecord import system
 from npy2tfrecord.errors import DamageError, display
 from npy2tfrecord.manifest import ShardInfo, index_name
 from npy2tfrecord.tfrecord import FRAME_BYTES, MAX_DATA_BYTES
@@ -19,7 +20,7 @@ def load_table(directory: str, info: ShardInfo) -> tuple[np.ndarray, np.ndarray]
     path = os.path.join(directory, index_name(info.file))
     limit = info.examples * 40 + 1  # two numbers of at most 19 digits a line
     try:
-        with open(path, "rb") as file:
+        with os.fdopen(system.open_regular(path), "rb") as file:
             text = file.read(limit)
     except OSError as error:
         raise DamageError(f"{display(path)}: {error.strerror or error}; it is needed to find records") from error

@@ -343,6 +343,58 @@ def read_in_pipeline(out: Path) -> list[tuple[str, bytes]]:
     return [(e["key"].decode(), e["array"].tobytes()) for e in dataset.as_numpy_iterator()]
 
 
+def read_train(reader: str, out: Path) -> list[bytes]:
+    """The keys of one of two splits."""
+    import readers
+
+    if reader == "by number":
+        return [example["key"].encode() for example in readers.ArraySource(out, split="train")]
+    corrupt = "skip" if reader == "skipping" else "raise"
+    dataset = readers.load_dataset(out, split="train", on_corrupt=corrupt, shuffle=False, deterministic=True)
+    return [example["key"] for example in dataset.as_numpy_iterator()]
+
+
+@pytest.mark.parametrize("reader", ["by number", "pipeline", "skipping"])
+@pytest.mark.parametrize("kind", WHOLE)
+def test_readers_see_that_whole_records_are_missing_or_more_and_otherwise_take_them_as_they_are(
+    kind: str, reader: str, out: Path
+) -> None:
+    """What only `verify` finds, docs/reliability.md says: other whole records of the same lengths."""
+    change, _ = WHOLE[kind]
+    file = manifest.load(out).splits["train"][1].file
+    data = (out / file).read_bytes()
+    records = [data[start:stop] for start, stop in spans(out / file)]
+    before = read_train(reader, out)
+    (out / file).write_bytes(b"".join(change(records)))
+    if len(change(records)) != len(records):
+        with pytest.raises(DamageError, match=f"{file}: .* bytes, expected"):
+            read_train(reader, out)
+    elif reader == "skipping":  # which reads every shard beforehand
+        with pytest.raises(DamageError, match=f"{file}: every record is whole, but they are not those that were"):
+            read_train(reader, out)
+    else:
+        assert len(read_train(reader, out)) == len(before)
+    with pytest.raises(DamageError, match=file):
+        verify(out)
+
+
+@pytest.mark.parametrize("reader", ["by number", "skipping"])
+@pytest.mark.parametrize("part", ["shard", "index"])
+def test_a_pipe_does_not_hang_the_readers(part: str, reader: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from readers import manifests
+
+    file = manifest.load(out).splits["train"][0].file
+    path = out / (file if part == "shard" else manifest.index_name(file))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(DamageError, match=f"{path.name}: not a regular file"):
+        read_train(reader, out)
+    # As if it were put there after the sizes had been looked at.
+    monkeypatch.setattr(manifests, "_problems", lambda shards: [])
+    with pytest.raises(DamageError, match=f"{path.name}: not a regular file"):
+        read_train(reader, out)
+
+
 @pytest.mark.parametrize(("read", "count"), [(read_by_number, 300), (read_in_pipeline, 4)])
 def test_readers_never_give_less_or_other_records_in_silence(
     read: Callable[[Path], list[tuple[str, bytes]]], count: int, single: Path, tmp_path: Path, chance: random.Random
