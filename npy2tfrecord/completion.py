@@ -40,6 +40,11 @@ def _bash(commands: Mapping[str, tuple[argparse.ArgumentParser, str]]) -> str:
         "_npy2tfrecord() {",
         "    local current=${COMP_WORDS[COMP_CWORD]} before=${COMP_WORDS[COMP_CWORD - 1]}",
         "    COMPREPLY=()",
+        "    if [[ $current == = ]]; then # --option=VALUE is three words here",
+        "        current=''",
+        "    elif [[ $before == = ]]; then",
+        "        before=${COMP_WORDS[COMP_CWORD - 2]}",
+        "    fi",
         "    if ((COMP_CWORD == 1)); then",
         f'        mapfile -t COMPREPLY < <(compgen -W {_words([*commands, "--help", "--version"])} -- "$current")',
         "        return",
@@ -52,7 +57,7 @@ def _bash(commands: Mapping[str, tuple[argparse.ArgumentParser, str]]) -> str:
             if action.nargs == 0:
                 continue
             pattern = "|".join(f"{name}:{option}" for option in action.option_strings)
-            path = "yes" if _takes_path(action) or "dirs" in _choices(action) else ""
+            path = "yes" if _takes_path(action) else ""
             lines.append(f"    {pattern}) words={_words(_choices(action))} path={path} ;;")
     lines += ["    *)", "        case ${COMP_WORDS[1]} in"]
     for name, (parser, _) in commands.items():
@@ -80,6 +85,14 @@ def _zsh(commands: Mapping[str, tuple[argparse.ArgumentParser, str]]) -> str:
     def text(value: str) -> str:
         return "".join(f"\\{c}" if c in "\\[]:" else c for c in value)
 
+    def described(action: argparse.Action) -> str:
+        """What is expected, and what completes it."""
+        words = " ".join(_choices(action))
+        listed = f"({words})" if words else " "
+        if _takes_path(action):
+            listed = f"{{compadd -- {words}; _files}}" if words else "_files"
+        return f"{text(str(action.metavar or 'value'))}:{listed}"
+
     lines = [
         "#compdef npy2tfrecord",
         "# npy2tfrecord completion zsh: put it into a file _npy2tfrecord in a directory of $fpath",
@@ -97,15 +110,14 @@ def _zsh(commands: Mapping[str, tuple[argparse.ArgumentParser, str]]) -> str:
         "    case $command in",
     ]
     for name, (parser, _) in commands.items():
-        specs = []
-        for action in parser._actions:
-            choices = " ".join(_choices(action))
-            values = f"({choices})" if choices and not _takes_path(action) else "_files" if _takes_path(action) else " "
-            if not action.option_strings:
-                specs.append(f"*:{text(str(action.metavar))}:{values}")
-                continue
-            value = "" if action.nargs == 0 else f":{text(str(action.metavar or 'value'))}:{values}"
-            specs += [f"*{option}[{text(str(action.help))}]{value}" for option in action.option_strings]
+        places = [action for action in parser._actions if not action.option_strings]
+        is_endless = any(action.nargs == "+" for action in parser._actions)
+        specs = [f"*:{described(places[0])}"] if is_endless else [f":{described(each)}" for each in places]
+        for action in _options(parser):
+            value = "" if action.nargs == 0 else f":{described(action)}"
+            for option in action.option_strings:
+                joined = "=" * (bool(value) and option.startswith("--"))
+                specs.append(f"*{option}{joined}[{text(str(action.help))}]{value}")
         lines.append(f"    {name})")
         lines.append("        _arguments " + " \\\n            ".join(map(shlex.quote, dict.fromkeys(specs))))
         lines.append("        ;;")
