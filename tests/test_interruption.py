@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +22,7 @@ import pytest
 from converted import Command
 from faults import assert_nothing_half_written, tree
 
+import readers
 from npy2tfrecord import cli, parallel
 from npy2tfrecord.errors import WorkerError
 
@@ -131,6 +134,42 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(
         time.sleep(0.1)
         assert before == (tree(out) if out.exists() else {}), "something was written after the end"
     _finish(source, out, whole)
+
+
+def _look(out: Path, whole: dict[str, bytes], seen: Counter[str]) -> None:
+    """What a reader may look at is as it should be; with the manifest all of it is there."""
+    is_complete = (out / "manifest.json").exists()
+    names = [name for name in whole if (out / name).exists()]
+    for name in names:
+        assert (out / name).read_bytes() == whole[name], f"{name} is in sight and not what it should be"
+    seen["partly" if 0 < len(names) < len(whole) else "looks"] += 1
+    if is_complete:
+        assert set(names) == set(whole), "a manifest, but not all files"
+        with contextlib.closing(readers.ArraySource(out)) as source:
+            assert len(source) == 24_000
+            assert source[len(source) - 1]["array"].shape == (64,)
+        seen["complete"] += 1
+
+
+def test_a_reader_that_looks_all_the_time_never_sees_part_of_a_file(
+    source: Path, whole: dict[str, bytes], seconds: float, chance: random.Random, tmp_path: Path
+) -> None:
+    seen, rounds = Counter[str](), max(2, ROUNDS // 2)
+    for i in range(rounds):
+        out = tmp_path / f"out{i}"
+        for kill in (True, False) if i % 2 else (False,):
+            run = _start(source, out, start_new_session=True)
+            end = time.monotonic() + (chance.uniform(0.1, seconds) if kill else 60)
+            while run.poll() is None and time.monotonic() < end:
+                _look(out, whole, seen)
+                time.sleep(0.005)
+            if kill and run.poll() is None:
+                os.killpg(run.pid, signal.SIGKILL)
+            _, told = run.communicate(timeout=60)
+            assert kill or run.returncode == 0, told
+            _look(out, whole, seen)
+    assert seen["partly"]
+    assert seen["complete"] >= rounds
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -1,6 +1,6 @@
 """`verify` finds every damage and names it; `--source`, `--repair` and `--check-sources` go back to the sources.
 
-`scripts/stress flips` turns over every single bit of the shard of which a sample is taken here.
+`scripts/stress flip-bits` turns over every single bit of the shard of which a sample is taken here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from npy2tfrecord.manifest import Manifest
 from npy2tfrecord.shards import read_records
 
 FLIPS = int(os.environ.get("NPY2TFRECORD_STRESS_FLIPS", "2500"))  # 0: every bit
+PART, PARTS = map(int, os.environ.get("NPY2TFRECORD_STRESS_PART", "0/1").split("/"))  # of every bit
 SEED = int(os.environ.get("NPY2TFRECORD_STRESS_SEED", "") or random.SystemRandom().randrange(2**32))
 OPTIONS = {"jobs": 1, "fsync": False, "num_shards": 3, "split": "train=0.7,val=0.3", "labels": "dirs"}
 
@@ -96,7 +97,9 @@ def test_every_flipped_bit_is_found_in_its_record(single: Path, chance: random.R
     bits = range(8 * len(data))
     for number, (start, stop) in enumerate(places):
         mine = range(8 * start, 8 * stop)
-        for bit in mine if not FLIPS else chance.sample(mine, min(len(mine), 1 + len(mine) * FLIPS // len(bits))):
+        for bit in (
+            mine[PART::PARTS] if not FLIPS else chance.sample(mine, min(len(mine), 1 + len(mine) * FLIPS // len(bits)))
+        ):
             with path.open("r+b") as file:
                 file.seek(bit // 8)
                 file.write(bytes([data[bit // 8] ^ 1 << bit % 8]))
@@ -114,7 +117,9 @@ def test_every_truncation_is_found_in_its_record(single: Path, chance: random.Ra
     path = single / shard.file
     data, places = path.read_bytes(), spans(path)
     stops = [stop for _, stop in places]
-    sizes = range(len(data)) if not FLIPS else sorted({*chance.sample(range(len(data)), 800), *stops[:-1], 0})
+    sizes = (
+        range(len(data))[PART::PARTS] if not FLIPS else sorted({*chance.sample(range(len(data)), 800), *stops[:-1], 0})
+    )
     try:
         for size in reversed(sizes):
             os.truncate(path, size)
@@ -226,7 +231,7 @@ def test_every_changed_byte_of_manifest_index_and_neighbours_is_found(out: Path,
     for name in files:
         path = out / name
         data = path.read_bytes()
-        places = range(len(data)) if not FLIPS else chance.sample(range(len(data)), min(len(data), 60))
+        places = range(len(data))[PART::PARTS] if not FLIPS else chance.sample(range(len(data)), min(len(data), 60))
         for place in places:
             changed = bytearray(data)
             changed[place] ^= 1 << chance.randrange(8)

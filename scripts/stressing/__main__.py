@@ -1,0 +1,149 @@
+"""What `scripts/stress` runs: conversions that are killed, starved, raced and lied to, again and again."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from calls import kill_at_calls
+from disks import fill_disks
+from jobs import Chance, Job, Told, fail
+from kills import kill_chain, kill_group, kill_parent, kill_worker, stop_worker
+from races import change_sources, race, race_without_locks
+from signalled import signals
+from watched import poll
+
+from npy2tfrecord import converter
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def flip_bits(root: Path, count: int, chance: Chance, end: float) -> Told:
+    """Every bit and every truncation of a shard of 64 KiB, and every byte of what lies beside shards."""
+    tests = [f"tests/test_verifying.py::test_every_{name}" for name in (
+        "flipped_bit_is_found_in_its_record", "truncation_is_found_in_its_record",
+        "changed_byte_of_manifest_index_and_neighbours_is_found")]  # fmt: skip
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    runs = [
+        subprocess.Popen(
+            [*words, f"--basetemp={root}-{part}"],
+            env=os.environ | {"NPY2TFRECORD_STRESS_FLIPS": "0", "NPY2TFRECORD_STRESS_PART": f"{part}/{count}"},
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for part in range(count)
+    ]
+    for run in runs:
+        said, _ = run.communicate()
+        if run.returncode:
+            fail(said[-3000:])
+    return Counter({"bits of a shard": 2**19, "lengths of a shard": 2**16})
+
+
+def fuzz(kind: str) -> Callable[[Path, int, Chance, float], Told]:
+    def run(root: Path, count: int, chance: Chance, end: float) -> Told:
+        numbers = [count, chance.randrange(2**32), max(1, end - time.monotonic())]
+        words = [sys.executable, str(ROOT / "tests" / "fuzzing.py"), kind, *map(str, numbers)]
+        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+        if ended.returncode:
+            fail(ended.stderr[-3000:])
+        told = json.loads(ended.stdout)
+        return Counter(told["told"]) + Counter({"cases": told["cases"]})
+
+    return run
+
+
+def repeated(once: Callable[[Job, Chance], str | Told], **settings: int) -> Callable[[Path, int, Chance, float], Told]:
+    def run(root: Path, count: int, chance: Chance, end: float) -> Told:
+        told: Told = Counter()
+        options = ("--no-fsync",) if once is change_sources else ()
+        job = Job(root, options=options, **settings)
+        for _ in range(count):
+            if time.monotonic() > end:
+                told["stopped by the time budget"] += 1
+                break
+            result = once(job, chance)
+            told += Counter([result]) if isinstance(result, str) else result
+            shutil.rmtree(root / "out", ignore_errors=True)
+        return told
+
+    return run
+
+
+RUNS: dict[str, tuple[Callable[[Path, int, Chance, float], Told], int, str]] = {
+    "kill-group": (repeated(kill_group), 500, "SIGKILL for parent and workers at a random time, then a run to the end"),
+    "kill-parent": (repeated(kill_parent), 500, "the same for the parent alone"),
+    "kill-chain": (repeated(kill_chain), 100, "two to six kills in a row, each during the resume after the last"),
+    "kill-worker": (repeated(kill_worker), 200, "SIGKILL, SIGSEGV or SIGABRT for a child: the run must end well"),
+    "stop-worker": (repeated(stop_worker), 20, "SIGSTOP for a worker: the same"),
+    "signals": (repeated(signals), 600, "SIGINT, SIGTERM or SIGHUP, to the parent or the group, some twice"),
+    "poll": (repeated(poll), 100, "a reader looks at the output while runs are killed and end"),
+    "race": (repeated(race), 100, "two runs on one output"),
+    "race-without-locks": (repeated(race_without_locks), 100, "the same on a file system that gives locks to all"),
+    "change-sources": (repeated(change_sources, floats=50_000), 300, "a program changes sources while they are read"),
+    "kill-at-calls": (kill_at_calls("only process"), 1000, "SIGKILL at each of the first N calls of a kind (strace)"),
+    "kill-parent-at-calls": (kill_at_calls("parent"), 1000, "the same for a parent with two workers"),
+    "kill-worker-at-calls": (kill_at_calls("worker"), 1000, "the same for one of two workers"),
+    "full-disk": (fill_disks, 50, "output on full disks of that many sizes (needs root)"),
+    "flip-bits": (flip_bits, 4, "every bit and length of a shard of 64 KiB, in so many processes"),
+    "fuzz-npy": (fuzz("npy"), 10_000_000, ".npy files that lie, against np.load"),
+    "fuzz-npz": (fuzz("npz"), 200_000, ".npz files that lie, against np.load"),
+    "fuzz-shards": (fuzz("shards"), 20_000, "shards that lie, in little memory"),
+    "fuzz-manifests": (fuzz("manifests"), 20_000, "manifests that lie, in little memory"),
+}
+
+
+@contextlib.contextmanager
+def always_workers() -> Iterator[None]:
+    """Worker processes also for what is small."""
+    converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
+    yield
+
+
+def main() -> int:
+    lines = "\n".join(f"  {name:<21}{count:>9}  {what}" for name, (_, count, what) in RUNS.items())
+    parser = argparse.ArgumentParser(
+        prog="scripts/stress",
+        description=f"Runs, with the count of each:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("runs", metavar="NAME[=COUNT]", nargs="*", help="which runs, and how often (all, as above)")
+    parser.add_argument(
+        "--seed", type=int, default=random.SystemRandom().randrange(2**32), help="of all that is random"
+    )
+    parser.add_argument("--seconds", type=float, default=3600, help="time budget of each run (3600)")
+    arguments = parser.parse_args()
+    chosen = [run.partition("=") for run in arguments.runs or RUNS]
+    for name, _, _ in chosen:
+        if name not in RUNS:
+            parser.error(f"no run {name!r}; there are {', '.join(RUNS)}")
+    failed = 0
+    for name, _, text in chosen:
+        run, usual, _ = RUNS[name]
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="stress-", ignore_cleanup_errors=True) as directory, always_workers():
+            chance = random.Random(f"{name} {arguments.seed}")
+            try:
+                told = run(Path(directory) / "job", int(text or usual), chance, started + arguments.seconds)
+                result = ", ".join(f"{count} {what}" for what, count in sorted(told.items()))
+            except AssertionError as error:
+                failed += 1
+                result = f"FAILED: {error}"
+        print(f"{name} (seed {arguments.seed}, {time.monotonic() - started:.0f} s): {result}", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

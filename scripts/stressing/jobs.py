@@ -1,0 +1,147 @@
+"""A small conversion, and forks of this process, which has imported everything, that run it: hundreds take minutes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import joblib.externals.loky.process_executor  # noqa: F401  imported here once, not in every fork
+import numpy as np
+
+from npy2tfrecord import cli, comparer, converter, parallel, report  # noqa: F401
+
+Told = Counter[str]
+Chance = random.Random
+
+
+def fail(message: str) -> None:
+    raise AssertionError(message)
+
+
+class Job:
+    """A small conversion: 64 files, 8 shards, 2 workers."""
+
+    def __init__(self, root: Path, *, files: int = 64, floats: int = 5000, options: tuple[str, ...] = ()) -> None:
+        self.root, self.source, self.options = root, root / "source", options
+        self.source.mkdir(parents=True)
+        rng = np.random.default_rng(1)
+        for i in range(files):
+            np.save(self.source / f"{i:03d}.npy", rng.standard_normal((floats + i, 1)).astype("f4"))
+        started = time.monotonic()
+        self.finish(root / "whole")
+        self.whole = tree(root / "whole")
+        self.seconds = time.monotonic() - started
+
+    def start(
+        self,
+        out: Path,
+        *,
+        jobs: int = 2,
+        stopped: bool = False,
+        stop_workers: bool = False,
+        extra: tuple[str, ...] = (),
+    ) -> int:
+        """Start a run in a session of its own; returns its process. It, or each of its workers, may begin `stopped`."""
+        words = ["convert", "--quiet", "--num-shards=8", f"--jobs={jobs}", *self.options, *extra]
+        child = os.fork()
+        if child:
+            with contextlib.suppress(ProcessLookupError):
+                while os.getpgid(child) != child:
+                    time.sleep(0.0005)
+            return child
+        code = 1
+        try:
+            os.setsid()
+            log = os.open(self.root / f"log-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            if stopped:
+                os.kill(os.getpid(), signal.SIGSTOP)
+            if stop_workers:
+                begin = parallel._begin_worker
+
+                def stop(parent: int) -> None:
+                    begin(parent)
+                    os.kill(os.getpid(), signal.SIGSTOP)
+
+                parallel._begin_worker = stop
+            sys.argv = ["npy2tfrecord", *words, str(self.source), str(out)]
+            code = cli.main()
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+
+    def wait(self, child: int, seconds: float = 60) -> tuple[int, str]:
+        """The exit code of a run (negative for a signal), and what it said."""
+        end = time.monotonic() + seconds
+        while True:
+            found, status = os.waitpid(child, os.WNOHANG)
+            if found:
+                break
+            if time.monotonic() > end:
+                os.killpg(child, signal.SIGKILL)
+                fail(f"a run hung for {seconds} s: {self.log(child)}")
+            time.sleep(0.002)
+        said = self.log(child)
+        (self.root / f"log-{child}").unlink(missing_ok=True)
+        return os.waitstatus_to_exitcode(status), said
+
+    def log(self, child: int) -> str:
+        path = self.root / f"log-{child}"
+        return path.read_text(errors="replace") if path.exists() else ""
+
+    def finish(self, out: Path) -> None:
+        """Run to the end; what is there then must be what an unbroken run writes."""
+        code, said = self.wait(self.start(out))
+        if code:
+            fail(f"exit code {code}: {said}")
+        if hasattr(self, "whole") and tree(out) != self.whole:
+            fail("another result than that of an unbroken run")
+
+    def check_in_sight(self, out: Path) -> None:
+        for name, content in tree(out).items():
+            if not name.startswith(".npy2tfrecord/") and content != self.whole.get(name):
+                fail(f"{name} is in sight and not what it should be")
+
+
+def tree(directory: Path) -> dict[str, bytes]:
+    found = {}
+    for path in sorted(directory.rglob("*")) if directory.exists() else ():
+        with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+            found[str(path.relative_to(directory))] = path.read_bytes()
+    return found
+
+
+def children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return []
+
+
+def command_of(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b""
+
+
+def is_alive(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def wait_until_gone(pids: list[int], seconds: float = 2) -> None:
+    end = time.monotonic() + seconds
+    while alive := [pid for pid in pids if is_alive(pid)]:
+        if time.monotonic() > end:
+            fail(f"workers {alive} outlived their parent by {seconds} s")
+        time.sleep(0.005)
