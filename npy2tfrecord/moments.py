@@ -70,8 +70,8 @@ class Moments:
         for channel in np.flatnonzero(count).tolist():
             kept = wide[channel][finite[channel]]
             self._widen(channel, kept.min().item(), kept.max().item())
-            mean[channel] = (kept / len(kept)).sum()
             with np.errstate(over="ignore"):
+                mean[channel] = np.clip((kept / len(kept)).sum(), kept.min(), kept.max())  # rounded, it may be beyond
                 squares[channel] = np.square(kept - mean[channel]).sum()
         self._join(count, mean, squares)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -93,15 +93,28 @@ class ArrayReader:
         if bad:
             raise overflow(self.where, bad + self._count_misfits(first + len(out), rest // narrow, cast), cast)
 
-    def read_direct(self, views: list[memoryview], start: int) -> bool:
-        """Fill views that follow each other from `start` in one call; False if that cannot be, or did not do it all."""
+    def read_rows(self, views: list[memoryview], rows: np.ndarray) -> Iterable[int]:
+        """Fill each view with a row, those that follow each other in one call; `rows`, int64, ascend.
+
+        Returns the views that were not filled, by number: `read` can, or tells why not.
+        """
         if not self._is_direct or system.preadv is None:
-            return False
-        try:
-            count = system.preadv(self._handle, views, self._header.data_offset + start)
-        except OSError:
-            return False  # `read` tries again, and tells
-        return bool(count == len(views) * len(views[0]))
+            return range(len(views))
+        preadv, handle, begin, size = system.preadv, self._handle, self._header.data_offset, len(views[0])
+        missed: list[int] = []
+        first = 0
+        offsets = (begin + rows * size).tolist()
+        for end in [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(views)]:
+            while first < end:
+                last = min(end, first + _ROWS_AT_ONCE)
+                try:
+                    count = preadv(handle, views[first:last], offsets[first])
+                except OSError:
+                    count = -1
+                if count != size * (last - first):
+                    missed += range(first, last)
+                first = last
+        return missed
 
     def _count_misfits(self, first: int, count: int, cast: Cast) -> int:
         bad, step = 0, _CAST_BYTES // cast.source_itemsize
@@ -184,11 +197,3 @@ class ArrayReader:
         block = turned.reshape((*reversed(shape[1:]), rows)).transpose()
         self._block = first, np.ascontiguousarray(block)
         return self._block
-
-
-def runs_of(records: np.ndarray, rows: np.ndarray) -> Iterator[list[int]]:
-    """Those of `records`, sorted by their `rows`, whose rows follow each other, so that one call can read them."""
-    breaks = np.flatnonzero(np.diff(rows[records]) != 1) + 1
-    for run in np.split(records, breaks) if len(breaks) + 1 < len(records) else records[:, None]:
-        for first in range(0, len(run), _ROWS_AT_ONCE):
-            yield run[first : first + _ROWS_AT_ONCE].tolist()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from functools import lru_cache
 
+import numpy as np
 from crc32c import crc32c
 
 from npy2tfrecord.errors import DamageError
@@ -20,7 +21,6 @@ FRAME_BYTES = HEAD_BYTES + FOOT_BYTES
 MAX_DATA_BYTES = 2**31 - 1  # a protocol buffer message cannot be larger
 
 _pack_foot = struct.Struct("<I").pack
-_put_foot = struct.Struct("<I").pack_into
 _unpack_head = struct.Struct("<QI").unpack_from
 _unpack_foot = struct.Struct("<I").unpack_from
 
@@ -41,9 +41,11 @@ def foot(crc: int) -> bytes:
     return _pack_foot(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 
-def put_foot(buffer: memoryview, position: int, crc: int) -> None:
-    """Write the foot of data whose CRC-32C is `crc` at a position of a buffer."""
-    _put_foot(buffer, position, ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
+def feet(crcs: list[int]) -> np.ndarray:
+    """The feet of many records by the CRC-32C of their data: uint8 of shape (n, 4)."""
+    values = np.array(crcs, dtype="<u4")
+    values = (values >> 15 | values << 17) + np.uint32(0xA282EAD8)
+    return values.astype("<u4").view(np.uint8).reshape(-1, FOOT_BYTES)
 
 
 def data_length(record: bytes | memoryview) -> int:

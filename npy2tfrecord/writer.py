@@ -16,16 +16,16 @@ from crc32c import crc32c
 from npy2tfrecord import system
 from npy2tfrecord.compress import Compressor, hash_file
 from npy2tfrecord.errors import InputError, OutputError, display
-from npy2tfrecord.example import Layout, label_entry
+from npy2tfrecord.forms import Forms, scatter
 from npy2tfrecord.manifest import Skipped
 from npy2tfrecord.moments import Moments
 from npy2tfrecord.planner import Column, ShardSpec
-from npy2tfrecord.reader import ArrayReader, changed, runs_of
+from npy2tfrecord.reader import ArrayReader, changed
 from npy2tfrecord.sources import unreadable
-from npy2tfrecord.tfrecord import FOOT_BYTES, HEAD_BYTES, foot, head, put_foot
+from npy2tfrecord.tfrecord import FOOT_BYTES, HEAD_BYTES, feet, foot
 
 _LARGE_RECORD_BYTES = 2**16  # on average; of large files a few at a time stay in the processor's cache
-BUFFER_BYTES = 16 * 2**20  # a worker's; records that fit are laid out in it, larger ones pass through
+BUFFER_BYTES = 4 * 2**20  # a worker's; records that fit are laid out in it, larger ones pass through
 LARGE_BUFFER_BYTES = 128 * 2**20  # the same where each time it is filled costs a pass over a whole file
 
 
@@ -114,24 +114,13 @@ def _index(sizes: np.ndarray) -> bytes:
     return "".join(map("%d %d\n".__mod__, zip(offsets.tolist(), sizes.tolist(), strict=True))).encode()
 
 
-class _Form(NamedTuple):
-    """What is the same in all records whose keys and labels have one size, and whose sources one header each."""
-
-    before_key: bytes
-    after_label: bytes
-    between: tuple[bytes, ...]  # before the values of every feature but the first
-    places: tuple[int, ...]  # of each feature's values, from the record's start
-    lengths: tuple[int, ...]  # of each feature's values
-    raws: tuple[bytes | None, ...]  # the header in front of values that can be read as they are, else None
-
-
 class _Window(NamedTuple):
-    """Records that are laid out in the buffer together: where each starts and ends there."""
+    """Records that are laid out in the buffer together: where each starts and ends there, int64."""
 
     first: int
     last: int
-    starts: list[int]
-    ends: list[int]
+    starts: np.ndarray
+    ends: np.ndarray
 
 
 class _StartAgain(Exception):
@@ -151,15 +140,7 @@ class _ShardWriter:
         self.moments = {c.feature: Moments(c.channels) for c in spec.columns if c.channels}
         self._sink = sink
         self._sizes: list[int] = spec.record_sizes.tolist()
-        self._sources: list[list[int]] = [column.sources.tolist() for column in spec.columns]
-        self._keys = spec.record_keys()
-        self._labels = [b""] * len(spec) if spec.labels is None else [label_entry(n) for n in spec.labels.tolist()]
-        ids = [[c.header_ids[i] for i in own] for c, own in zip(spec.columns, self._sources, strict=True)]
-        forms: dict[tuple[int, int, tuple[int, ...]], _Form] = {}
-        self._forms = [
-            forms.get(kind := (len(key), len(label), header_ids)) or forms.setdefault(kind, self._form(*kind))
-            for key, label, header_ids in zip(self._keys, self._labels, zip(*ids, strict=True), strict=True)
-        ]
+        self._forms = Forms(spec)
         self._room = LARGE_BUFFER_BYTES if spec.reads_whole_files else BUFFER_BYTES
         if spec.rows is None and spec.size > _LARGE_RECORD_BYTES * len(spec):
             self._room //= 4
@@ -185,72 +166,55 @@ class _ShardWriter:
         windows.append((first, len(self._sizes)))
         return windows
 
-    def _form(self, key_size: int, label_size: int, header_ids: tuple[int, ...]) -> _Form:
-        features, raws = [], []
-        for column, header_id in zip(self.spec.columns, header_ids, strict=True):
-            header = column.headers[header_id]
-            shape = header.shape if self.spec.rows is None else header.shape[1:]
-            features.append((column.feature, column.cast.to_name, shape, column.cast.nbytes(shape)))
-            is_direct = column.cast.is_exact and header.is_plain and not column.members
-            raws.append(header.raw if is_direct else None)
-        layout = Layout.of(features)
-        before_key = head(layout.example_size(key_size, label_size)) + layout.before_key(key_size, label_size)
-        place = len(before_key) + key_size + label_size + len(layout.after_label)
-        places = [place]
-        for between, length in zip(layout.payload_heads[1:], layout.payload_sizes, strict=False):
-            places.append(places[-1] + length + len(between))
-        return _Form(
-            before_key,
-            layout.after_label,
-            layout.payload_heads[1:],
-            tuple(places),
-            layout.payload_sizes,
-            tuple(raws),
-        )
-
     # --- many records at once
 
     def _write_window(self, first: int, last: int) -> None:
         ends = np.cumsum(self.spec.record_sizes[first:last])
-        window = _Window(first, last, [0, *ends[:-1].tolist()], ends.tolist())
+        window = _Window(first, last, ends - self.spec.record_sizes[first:last], ends)
+        self._forms.put(self._buffer, first, window.starts)
         for f in range(len(self.spec.columns)):
-            if self.spec.rows is None:
-                self._fill(f, window)
-            else:
-                self._fill_rows(f, window)
+            crcs = self._fill(f, window) if self.spec.rows is None else self._fill_rows(f, window)
+        scatter(self._buffer, ends - FOOT_BYTES, feet(crcs))
         left_out = self.bad.keys() & range(first, last)
         for f, column in enumerate(self.spec.columns):
             if column.channels:
                 self._take_moments(f, column, window, left_out)
         if not left_out:
-            self._sink.write(self._buffer[: window.ends[-1]])
+            self._sink.write(self._buffer[: ends[-1]])
             return
-        for record, (start, end) in enumerate(zip(window.starts, window.ends, strict=True), first):
+        for record, (start, end) in enumerate(zip(window.starts.tolist(), ends.tolist(), strict=True), first):
             if record not in left_out:
                 self._sink.write(self._buffer[start:end])
 
-    def _fill(self, f: int, window: _Window) -> None:
-        """Put one feature's values, and what stands before them, into the buffer: sources in order.
+    def _values(self, f: int, window: _Window) -> list[memoryview]:
+        """Where in the buffer the values of one feature go."""
+        ids, buffer = self._forms.ids[window.first : window.last], self._buffer
+        places = window.starts + self._forms.places[ids, f]
+        ends = (places + self._forms.lengths[ids, f]).tolist()
+        return [buffer[place:end] for place, end in zip(places.tolist(), ends, strict=True)]
+
+    def _data(self, window: _Window) -> list[memoryview]:
+        """Where in the buffer the data is that a record's CRC is of."""
+        buffer = self._buffer
+        starts, ends = (window.starts + HEAD_BYTES).tolist(), (window.ends - FOOT_BYTES).tolist()
+        return [buffer[start:end] for start, end in zip(starts, ends, strict=True)]
+
+    def _fill(self, f: int, window: _Window) -> list[int]:
+        """Put one feature's values into the buffer, sources in order; returns the CRC of each record, of the last one.
 
         This is the loop that runs once for every file, so it looks up as little as it can.
         """
-        first, last, starts, ends = window
-        column, is_first, is_last = self.spec.columns[f], f == 0, f == len(self.spec.columns) - 1
-        buffer, began, tail = self._buffer, self._start, self._tail
-        forms, keys, labels = self._forms[first:last], self._keys[first:last], self._labels[first:last]
-        sources, paths, stamps = self._sources[f][first:last], column.paths, column.stamps
+        first, last = window.first, window.last
+        column, is_last = self.spec.columns[f], f == len(self.spec.columns) - 1
+        views, data, crcs = self._values(f, window), self._data(window) if is_last else [], [0] * (last - first)
+        began, tail = self._start, self._tail
+        header_of_form = [form.raws[f] for form in self._forms.forms]
+        raws = [header_of_form[i] for i in self._forms.ids[first:last].tolist()]
+        sources, paths, stamps = column.sources[first:last].tolist(), column.paths, column.stamps
         opening, flags, closing = system.open, system.READ_FLAGS, system.close
         fstat, readv = system.fstat, system.readv
         for i in np.argsort(column.sources[first:last], kind="stable").tolist():
-            before_key, after_label, between, places, lengths, raws = forms[i]
-            source, start, raw = sources[i], starts[i], raws[f]
-            place = start + places[f]
-            view = buffer[place : place + lengths[f]]
-            if is_first:
-                buffer[start:place] = before_key + keys[i] + labels[i] + after_label
-            else:
-                literal = between[f - 1]
-                buffer[place - len(literal) : place] = literal
+            source, view, raw = sources[i], views[i], raws[i]
             try:
                 if raw is None:
                     self._read_whole(column, source, view)
@@ -275,13 +239,15 @@ class _ShardWriter:
             except (InputError, OSError) as error:
                 self._failed(first + i, paths[source], error)
             if is_last:  # the record is complete, and in the processor's cache
-                put_foot(buffer, ends[i] - FOOT_BYTES, crc32c(buffer[start + HEAD_BYTES : ends[i] - FOOT_BYTES]))
+                crcs[i] = crc32c(data[i])
+        return crcs
 
-    def _fill_rows(self, f: int, window: _Window) -> None:
+    def _fill_rows(self, f: int, window: _Window) -> list[int]:
         """The same for rows: each source is opened once, and its rows are read in their order."""
-        first, last, starts, ends = window
-        column, buffer, is_last = self.spec.columns[f], self._buffer, f == len(self.spec.columns) - 1
+        first, last = window.first, window.last
+        column, is_last = self.spec.columns[f], f == len(self.spec.columns) - 1
         assert self.spec.rows is not None
+        views, data, crcs = self._values(f, window), self._data(window) if is_last else [], [0] * (last - first)
         rows, sources = self.spec.rows[first:last], column.sources[first:last]
         order = np.lexsort((rows, sources))
         groups = np.flatnonzero(np.diff(sources[order], prepend=-1)).tolist()
@@ -292,31 +258,19 @@ class _ShardWriter:
                 group = np.array([i for i in group.tolist() if first + i not in self.bad], dtype=np.int64)
                 if not len(group):
                     continue
+            records, wanted = group.tolist(), rows[group]
             try:
                 reader = self._open(column, source)
                 try:
-                    for run in runs_of(group, rows):
-                        views = []
-                        for i in run:
-                            form, start = self._forms[first + i], starts[i]
-                            place = start + form.places[f]
-                            if f == 0:
-                                key, label = self._keys[first + i], self._labels[first + i]
-                                buffer[start:place] = form.before_key + key + label + form.after_label
-                            else:
-                                buffer[place - len(form.between[f - 1]) : place] = form.between[f - 1]
-                            views.append(buffer[place : place + form.lengths[f]])
-                        row = int(rows[run[0]])
-                        if not reader.read_direct(views, row * len(views[0])):
-                            for k, (i, view) in enumerate(zip(run, views, strict=True)):
-                                try:
-                                    reader.read(view, (row + k) * len(view))
-                                except InputError as error:
-                                    self._failed(first + i, column.paths[source], error.in_row(row + k))
-                        if is_last:
-                            for i in run:
-                                stop = ends[i] - FOOT_BYTES
-                                put_foot(buffer, stop, crc32c(buffer[starts[i] + HEAD_BYTES : stop]))
+                    for k in reader.read_rows([views[i] for i in records], wanted):
+                        i, row = records[k], int(wanted[k])
+                        try:
+                            reader.read(views[i], row * len(views[i]))
+                        except InputError as error:
+                            self._failed(first + i, column.paths[source], error.in_row(row))
+                    if is_last:
+                        for i in records:
+                            crcs[i] = crc32c(data[i])
                     reader.finish()
                 finally:
                     reader.close()
@@ -325,17 +279,15 @@ class _ShardWriter:
                 for record in np.flatnonzero(column.sources == source).tolist():
                     self._failed(record, column.paths[source], error)
                 raise _StartAgain from None
+        return crcs
 
     def _take_moments(self, f: int, column: Column, window: _Window, left_out: set[int]) -> None:
         """Take a window's values of one feature into its statistics, in the order of the records."""
-        values = []
-        for record, start in enumerate(window.starts, window.first):
-            if record not in left_out:
-                form = self._forms[record]
-                place = start + form.places[f]
-                values.append(np.frombuffer(self._buffer[place : place + form.lengths[f]], column.cast.out_dtype))
+        views = self._values(f, window)
+        dtype, moments = column.cast.out_dtype, self.moments[column.feature]
+        values = [np.frombuffer(view, dtype) for i, view in enumerate(views, window.first) if i not in left_out]
         if values:
-            self.moments[column.feature].add(np.concatenate(values))
+            moments.add(np.concatenate(values))
 
     def _failed(self, record: int, path: bytes, error: InputError | OSError) -> None:
         problem = error if isinstance(error, InputError) else unreadable(path, error)
@@ -366,15 +318,16 @@ class _ShardWriter:
         if record in self.bad:
             return
         spec, sink = self.spec, self._sink
-        before_key, after_label, between, _, payloads, _ = self._forms[record]
-        literal = before_key + self._keys[record] + self._labels[record] + after_label
+        form = self._forms.of(record)
+        between, payloads = form.between, form.lengths
+        literal = self._forms.start_of(record)
         crc = crc32c(literal[HEAD_BYTES:])
         sink.write(memoryview(literal))
         for f, (column, payload) in enumerate(zip(spec.columns, payloads, strict=True)):
             if f:
                 crc = crc32c(between[f - 1], crc)
                 sink.write(memoryview(between[f - 1]))
-            source = self._sources[f][record]
+            source = int(column.sources[record])
             start = 0 if spec.rows is None else int(spec.rows[record]) * payload
             whole = column.cast.itemsize * max(column.channels, 1)  # pieces begin with the first channel
             step = len(self._buffer) // whole * whole
