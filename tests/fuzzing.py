@@ -43,8 +43,7 @@ HUGE = (2**31 - 1, 2**31, 2**32, 2**40, 2**62, 2**63 - 1, 2**63, 2**64 - 1)
 OF_PYTHON = tuple(os.fsencode(path) for path in (sys.base_prefix, sys.prefix, "/proc/self/", "/sys/devices/system/cpu"))
 
 
-SECONDS = float(sys.argv[4]) if len(sys.argv) > 4 else float("inf")
-RUN = {"cases": 0}
+RUN = {"cases": 0, "seconds": float("inf")}  # done, and the time there is
 
 
 # --- watching -----------------------------------------------------------------------------------
@@ -100,7 +99,7 @@ def peak() -> int:
 
 def cases(count: int) -> Iterator[int]:
     """The numbers of the cases there is time for."""
-    end = time.monotonic() + SECONDS
+    end = time.monotonic() + RUN["seconds"]
     for number in range(count):
         if time.monotonic() > end:
             break
@@ -429,12 +428,13 @@ KINDS = {"shards": fuzz_shards, "manifests": fuzz_manifests, "npy": fuzz_npy, "n
 
 
 def main() -> None:
-    kind, count, seed = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    kind, count, seed, *seconds = sys.argv[1], *map(int, sys.argv[2:4]), *map(float, sys.argv[4:])
+    RUN["seconds"] = seconds[0] if seconds else float("inf")
     with tempfile.TemporaryDirectory() as directory:
         watch = Watch(Path(directory).resolve())
         limit_memory()
         told = KINDS[kind](count, seed, Path(directory).resolve(), watch)
-    found = {"kind": kind, **RUN, "seed": seed, "peak MiB": peak(), "told": dict(sorted(told.items()))}
+    found = {"kind": kind, "cases": RUN["cases"], "seed": seed, "peak MiB": peak(), "told": dict(sorted(told.items()))}
     sys.stdout.write(json.dumps(found) + "\n")
 
 

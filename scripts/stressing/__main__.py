@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from calls import kill_at_calls
@@ -65,6 +67,26 @@ def fuzz(kind: str) -> Callable[[Path, int, Chance, float], Told]:
     return run
 
 
+def guided(kind: str) -> Callable[[Path, int, Chance, float], Told]:
+    def run(root: Path, count: int, chance: Chance, end: float) -> Told:
+        if find_spec("atheris") is None:
+            return Counter({"skipped: atheris is not installed": 1})
+        script = Path(__file__).with_name("guided.py")
+        limits = [
+            f"-runs={count}",
+            f"-seed={chance.randrange(1, 2**31)}",
+            f"-max_total_time={end - time.monotonic():.0f}",
+        ]
+        words = [sys.executable, str(script), kind, str(root / kind), *limits, "-print_final_stats=1"]
+        ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
+        done = re.search(r"^Done (\d+) runs", ended.stderr, re.MULTILINE)
+        if ended.returncode or not done:
+            fail(ended.stderr[-3000:])
+        return Counter({"cases": int(done[1]) if done else 0})
+
+    return run
+
+
 def repeated(once: Callable[[Job, Chance], str | Told], **settings: int) -> Callable[[Path, int, Chance, float], Told]:
     def run(root: Path, count: int, chance: Chance, end: float) -> Told:
         told: Told = Counter()
@@ -100,6 +122,8 @@ RUNS: dict[str, tuple[Callable[[Path, int, Chance, float], Told], int, str]] = {
     "flip-bits": (flip_bits, 4, "every bit and length of a shard of 64 KiB, in so many processes"),
     "fuzz-npy": (fuzz("npy"), 10_000_000, ".npy files that lie, against np.load"),
     "fuzz-npz": (fuzz("npz"), 200_000, ".npz files that lie, against np.load"),
+    "guided-npy": (guided("npy"), 10_000_000, "the same, guided by what code is reached (needs atheris)"),
+    "guided-npz": (guided("npz"), 1_000_000, "the same for .npz"),
     "fuzz-shards": (fuzz("shards"), 20_000, "shards that lie, in little memory"),
     "fuzz-manifests": (fuzz("manifests"), 20_000, "manifests that lie, in little memory"),
 }
