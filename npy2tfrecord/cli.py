@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import gc
 import io
 import json
 import os
@@ -251,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             parallel.prefer_fork()
         code = command(arguments)
         sys.stdout.flush()
+        if argv is None:
+            gc.freeze()  # what ends with this process need not be searched for cycles
         return code
     except Error as error:
         print(f"npy2tfrecord: {error}", file=sys.stderr)
