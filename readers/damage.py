@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import tensorflow as tf
 
 from npy2tfrecord.tfrecord import FRAME_BYTES, HEAD_BYTES
@@ -18,7 +19,7 @@ def describe(file: tf.Tensor, index: tf.Tensor, first: tf.Tensor, record: tf.Ten
     which the lengths in the index tell. No value that is read here is relied on, it may be damaged.
     """
     content, table = tf.io.read_file(file), _table(index)
-    offsets, sizes = table[:, 0], table[:, 1]
+    offsets, sizes = tf.unstack(table, 2, axis=1)
     # Not by substr, which copies the whole content for every place.
     data = tf.io.decode_raw(content, tf.uint8)
     places = tf.minimum(offsets[:, tf.newaxis] + tf.range(8, dtype=tf.int64), _size(content) - 1)
@@ -47,7 +48,8 @@ def records(file: tf.Tensor, index: tf.Tensor, first: tf.Tensor, count: tf.Tenso
     table, content = _table(index), tf.io.read_file(file)
 
     def record(i: tf.Tensor) -> tf.Tensor:
-        return tf.strings.substr(content, table[i, 0] + HEAD_BYTES, table[i, 1] - FRAME_BYTES)
+        offset, size = tf.unstack(tf.gather(table, i), 2)
+        return tf.strings.substr(content, offset + HEAD_BYTES, size - FRAME_BYTES)
 
     plain = tf.autograph.experimental.do_not_convert
     return tf.data.Dataset.range(first, first + count).map(plain(record))
@@ -66,13 +68,13 @@ def _key(prefix: tf.Tensor) -> tf.Tensor:
     """The key of the example that begins so; nothing when it is not found."""
     data = tf.cast(tf.io.decode_raw(prefix, tf.uint8, fixed_length=_PREFIX_BYTES), tf.int32)
     size = len(_KEY_ENTRY)
-    windows = tf.stack([data[i : i + _SEARCHED_BYTES] for i in range(size)], axis=1)
+    windows = tf.gather(data, np.add.outer(np.arange(_SEARCHED_BYTES), np.arange(size)))
     found = tf.reduce_all(tf.equal(windows, tf.constant(_KEY_ENTRY)), axis=1)
     at = tf.cast(tf.argmax(found), tf.int32) + size
     for _ in range(2):  # the lengths of the value and of its list, each followed by the next tag
         at = at + _varint_size(data, at) + 1
-    length = tf.bitwise.bitwise_and(data[at], 127)
-    length = tf.where(data[at] > 127, length + 128 * tf.bitwise.bitwise_and(data[at + 1], 127), length)
+    low, high = tf.unstack(tf.gather(data, at + tf.range(2)), 2)
+    length = tf.where(low > 127, tf.bitwise.bitwise_and(low, 127) + 128 * tf.bitwise.bitwise_and(high, 127), low)
     at = at + _varint_size(data, at)
     good = tf.reduce_any(found) & (at + length <= tf.strings.length(prefix))
     zero = tf.zeros_like(at)
@@ -81,5 +83,6 @@ def _key(prefix: tf.Tensor) -> tf.Tensor:
 
 
 def _varint_size(data: tf.Tensor, at: tf.Tensor) -> tf.Tensor:
-    more = data[at] > 127
-    return tf.where(more & (data[at + 1] > 127), 3, tf.where(more, 2, 1))
+    """Bytes of the number that begins there, which is below 2**21: those that say that more follow, and the last."""
+    more = tf.cast(tf.gather(data, at + tf.range(2)) > 127, tf.int32)
+    return 1 + tf.reduce_sum(tf.math.cumprod(more))

@@ -180,8 +180,9 @@ def _decode(decoder: Decoder, columns: Mapping[str, tf.Tensor]) -> Any:
     if decoder.method is Method.FIXED:
         values = tf.io.decode_raw(payloads, decoder.carrier if decoder.scale is None else _raw(decoder)[0])
         values = _finish_values(decoder, values)
-        count = tf.shape(payloads)[0]  # not -1: empty arrays have nothing to infer it from
-        values = tf.reshape(values, tf.stack([count, *decoder.info.max_shape, *_extra(decoder)]))
+        shape = [*decoder.info.max_shape, *_extra(decoder)]
+        # Empty arrays have nothing to infer their number from.
+        values = tf.reshape(values, [-1, *shape] if 0 not in shape else tf.stack([tf.size(payloads), *shape]))
         return _restore(decoder, _pad_fixed(decoder, values))
     shapes = columns[decoder.info.name + SHAPE]
     if decoder.ragged:
@@ -263,7 +264,10 @@ def _check(decoder: Decoder, columns: Mapping[str, tf.Tensor]) -> None:
     keys = tf.concat([columns["key"], [""]], 0)  # so that there is a first one in an empty batch
     tf.raw_ops.Assert(
         condition=tf.reduce_all(good),
-        data=[f"feature '{info.name}' does not have the size that the manifest says, in example", keys[first]],
+        data=[
+            f"feature '{info.name}' does not have the size that the manifest says, in example",
+            tf.gather(keys, first),
+        ],
         summarize=1,
     )
 

@@ -77,8 +77,8 @@ def load_npy(
     from readers.npy_files import NpyFiles
     from readers.pipeline import Builder
 
-    strategy = choose(used, selection.example_bytes, sum(part.count for part in parts), len(parts), chosen)
     count = sum(part.count for part in parts)
+    strategy = choose(used, selection.example_bytes, count, len(parts), chosen, files=True)
     # Any example is as near as any other: small pieces in random order are a better shuffle.
     strategy = dataclasses.replace(strategy, pieces=max(strategy.pieces, min(_MAX_PIECES, count // strategy.block)))
     if strategy.tune_malloc:

@@ -115,7 +115,6 @@ class NpyFiles:
         self.parts = tuple(parts)
         self._first = tf.constant([part.first for part in parts], tf.int64)
         self._count = tf.constant([part.count for part in parts], tf.int64)
-        self._starts = tf.constant(np.cumsum([0, *(part.count for part in parts)]), tf.int64)
         # Only what these parts need is put into the graph.
         low = min((part.first for part in parts), default=0)
         high = max((part.first + part.count for part in parts), default=0)
@@ -174,14 +173,6 @@ class NpyFiles:
         for each in columns:
             example |= each
         return example
-
-    def start(self, part: tf.Tensor) -> tf.Tensor:
-        """How many examples the parts before this one hold."""
-        return self._starts[part]
-
-    def check(self, block: Any, start: tf.Tensor) -> Any:
-        """Every file was checked as it was read."""
-        return block
 
     def columns(self, block: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """An element is columns already."""

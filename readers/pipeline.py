@@ -7,8 +7,10 @@ way they take from there. Nothing here runs Python for an element.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, Protocol
 
+import numpy as np
 import tensorflow as tf
 
 from readers import splits
@@ -30,10 +32,6 @@ class FirstStage(Protocol):
     parts: tuple[Part, ...]
 
     def read(self, part: tf.Tensor) -> tf.data.Dataset: ...
-
-    def start(self, part: tf.Tensor) -> tf.Tensor: ...
-
-    def check(self, records: Block, start: tf.Tensor) -> Block: ...
 
     def columns(self, records: Block) -> dict[str, tf.Tensor]: ...
 
@@ -84,15 +82,14 @@ class Builder:
         """Blocks of records from several lanes at a time, in one fixed order, each handed to `then` in its lane."""
         examples = self.examples - self.examples % block if drop_remainder else self.examples
         parts = splits.narrow(self.parts, 0, examples)
-        lanes = splits.lanes(parts, block, self.strategy.lanes)
+        lanes = splits.lanes(parts, block, self.strategy.lanes, seekable=self.strategy.seekable)
         stage = self.make_stage([part for lane in lanes for part in lane])
-        bounds = tf.constant([0, *_running_sum(len(lane) for lane in lanes)], tf.int64)
+        bounds = tf.constant(np.array([*pairwise([0, *accumulate(map(len, lanes))])], np.int64).reshape(-1, 2))
 
         def read_lane(lane: tf.Tensor) -> tf.data.Dataset:
-            start = stage.start(bounds[lane])
-            parts = tf.data.Dataset.range(bounds[lane], bounds[lane + 1])
-            blocks = parts.flat_map(_plain(stage.read)).batch(block, drop_remainder=drop_remainder)
-            return _numbered(blocks).map(_plain(lambda i, b: then(stage, stage.check(b, start + i * block))))
+            first, last = tf.unstack(tf.gather(bounds, lane), 2)
+            records = tf.data.Dataset.range(first, last).flat_map(_plain(stage.read))
+            return records.batch(block, drop_remainder=drop_remainder).map(_plain(lambda block: then(stage, block)))
 
         return self._interleave(tf.data.Dataset.range(len(lanes)), read_lane)
 
@@ -105,9 +102,7 @@ class Builder:
         count = len(stage.parts)
 
         def read_part(part: tf.Tensor) -> tf.data.Dataset:
-            start = stage.start(part)
-            blocks = stage.read(part).batch(strategy.block)
-            return _numbered(blocks).map(_plain(lambda i, b: then(stage, stage.check(b, start + i * strategy.block))))
+            return stage.read(part).batch(strategy.block).map(_plain(lambda block: then(stage, block)))
 
         parts = tf.data.Dataset.range(count)
         if count > 1:
@@ -265,18 +260,6 @@ class Builder:
         return options
 
 
-def _running_sum(values: Any) -> list[int]:
-    total, sums = 0, []
-    for value in values:
-        total += value
-        sums.append(total)
-    return sums
-
-
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function of ours as it is: AutoGraph has nothing to convert in it, and takes long to find that out."""
     return tf.autograph.experimental.do_not_convert(function)  # type: ignore[no-any-return]
-
-
-def _numbered(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    return dataset.enumerate()

@@ -21,6 +21,7 @@ from readers.splits import Part
 from readers.strategy import UNBUFFERED_BYTES
 
 _plain = tf.autograph.experimental.do_not_convert
+_BUFFER_BYTES = 256 * 2**10  # as TFRecordDataset has it
 _COMPRESSION = {"none": "", "gzip": "GZIP", "zlib": "ZLIB"}
 
 
@@ -39,21 +40,19 @@ class ShardRecords:
     ) -> None:
         self.parts = tuple(parts)
         mean = sum(shard.bytes for shard in shards) / max(1, sum(shard.examples for shard in shards))
-        self._buffer_bytes = 0 if mean >= UNBUFFERED_BYTES and compression == "none" else None
+        self._buffer_bytes = 0 if mean >= UNBUFFERED_BYTES and compression == "none" else _BUFFER_BYTES
         self._compression = compression
         used = sorted({part.shard for part in parts})  # the graph holds the names of no other shards
         place = {shard: i for i, shard in enumerate(used)}
         self._files = tf.constant([os.path.join(directory, shards[i].file) for i in used], tf.string)
         self._indexes = tf.constant([os.path.join(directory, index_name(shards[i].file)) for i in used], tf.string)
         self._has_index = compression == "none" and os.path.isdir(os.path.join(directory, INDEX_DIR))
-        self._shard = tf.constant([place[part.shard] for part in parts], tf.int64)
         # Parts that begin behind a damaged length: their records are known to be good, and found by the index.
         by_index = [part.first > 0 and part.shard in impassable for part in parts]
         self._by_index = tf.constant(by_index) if any(by_index) else None
-        self._first = tf.constant([part.first for part in parts], tf.int64)
-        self._count = tf.constant([part.count for part in parts], tf.int64)
-        starts = np.cumsum([0, *(part.count for part in parts)])
-        self._starts = tf.constant(starts, tf.int64)
+        # All of a part in one row: every operation of a graph costs at the start of every epoch.
+        rows = [(place[part.shard], part.first, part.count) for part in parts]
+        self._table = tf.constant(np.array(rows, np.int64).reshape(-1, 3))
         self._shapes = {
             decoder.info.name + SHAPE: tf.io.FixedLenFeature([decoder.info.rank], tf.int64)
             for decoder in decoders
@@ -68,69 +67,65 @@ class ShardRecords:
 
     def read(self, part: tf.Tensor) -> tf.data.Dataset:
         """The records of one part; an error that describes the first that can't be read takes its place."""
-        records = self._readable(part, log=True)
-        # Only asked for where records are missing; which is the first shows by counting once more, in a batch
-        # of all of them: an iterator that reduces has no checkpoint.
-        once_more = self._readable(part, log=False).map(_plain(lambda record: tf.constant(False)))
-        counted = tf.data.Dataset.from_tensors(tf.constant(False)).concatenate(once_more).batch(self._count[part] + 1)
+        shard, first, count = self._place(part)
+        records = self._readable(part, shard, first, count, log=True)
+        missing = tf.data.Dataset.from_tensors(part).flat_map(_plain(self._fail))
+        return records.concatenate(missing).take(count)
+
+    def _fail(self, part: tf.Tensor) -> tf.data.Dataset:
+        """An error in place of a part's first record that can't be read: only asked for where records are missing.
+
+        Which it is shows by counting once more, in a batch of all: an iterator that reduces has no checkpoint.
+        """
+        shard, first, count = self._place(part)
+        again = self._readable(part, shard, first, count, log=False).map(_plain(lambda record: tf.constant(False)))
+        counted = tf.data.Dataset.from_tensors(tf.constant(False)).concatenate(again).batch(count + 1)
 
         def fail(counted: tf.Tensor) -> tf.Tensor:
-            message = self._describe(part, tf.size(counted, tf.int64) - 1)
+            message = self._describe(shard, first, tf.size(counted, tf.int64) - 1)
             failed = tf.raw_ops.Assert(condition=tf.constant(False), data=[message], summarize=1)
             with tf.control_dependencies([failed]):
                 return tf.constant(b"")
 
-        return records.concatenate(counted.map(_plain(fail))).take(self._count[part])
+        return counted.map(_plain(fail))
 
-    def _readable(self, part: tf.Tensor, *, log: bool) -> tf.data.Dataset:
+    def _place(self, part: tf.Tensor) -> list[tf.Tensor]:
+        """Of a part: the number of its shard among those used, its first record there, and how many they are."""
+        # The identities keep tf.data's optimizer alive, which looks at the sizes of skip and take.
+        return [tf.identity(value) for value in tf.unstack(tf.gather(self._table, part), 3)]
+
+    def _readable(
+        self, part: tf.Tensor, shard: tf.Tensor, first: tf.Tensor, count: tf.Tensor, *, log: bool
+    ) -> tf.data.Dataset:
         """The records of one part up to the first that can't be read."""
-        shard, count = self._shard[part], self._count[part]
-        records = tf.data.TFRecordDataset(self._files[shard], _COMPRESSION[self._compression], self._buffer_bytes)
-        records = records.skip(self._first[part]).take(count)
+        records = self._records(tf.gather(self._files, shard)).skip(first).take(count)
         if self._by_index is not None:
-            found = self._find(part)
-            records = records.take(tf.where(self._by_index[part], tf.zeros_like(count), count)).concatenate(found)
+            by_index = tf.gather(self._by_index, part)
+            # Only when the part is read: flat_map opens nothing before.
+            found = tf.data.Dataset.from_tensors(part).flat_map(_plain(self._find))
+            records = records.take(tf.where(by_index, tf.zeros_like(count), count)).concatenate(found)
         # Logged: what the reader found is the only word on an unreadable file or a broken disk.
         return records.ignore_errors(log_warning=log)
 
-    def _find(self, part: tf.Tensor) -> tf.data.Dataset:
-        """The records of a part by the index, from the shard as a whole."""
-        shard, first = self._shard[part], self._first[part]
-
-        def cut_up(_: tf.Tensor) -> tf.data.Dataset:
-            return damage.records(self._files[shard], self._indexes[shard], first, self._count[part])
-
-        # Only when the part is read: flat_map opens nothing before.
-        return tf.data.Dataset.from_tensors(part).flat_map(_plain(cut_up))
-
-    def start(self, part: tf.Tensor) -> tf.Tensor:
-        """How many records the parts before this one hold."""
-        return self._starts[part]
-
-    def check(self, records: tf.Tensor, start: tf.Tensor) -> tf.Tensor:
-        """The block of records that begins at position `start`; an error that names the first damaged one."""
-        empty = tf.equal(tf.strings.length(records), 0)
-        shard, record = self._locate(start + tf.argmax(empty))
-        checked = tf.raw_ops.Assert(
-            condition=tf.logical_not(tf.reduce_any(empty)),
-            data=[damage.say(self._files[shard], record), damage.ADVICE],
-            summarize=1,
+    def _records(self, file: tf.Tensor) -> tf.data.Dataset:
+        """The records of one file: what `TFRecordDataset` is made of, without its function for many files."""
+        variant = tf.raw_ops.TFRecordDataset(
+            filenames=file, compression_type=_COMPRESSION[self._compression], buffer_size=self._buffer_bytes
         )
-        with tf.control_dependencies([checked]):  # the parser would complain first
-            return tf.identity(records)
+        return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
 
-    def _locate(self, position: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """The shard of the record at a position, and its number there."""
-        part = tf.searchsorted(self._starts, [position], side="right")[0] - 1
-        return self._shard[part], self._first[part] + position - self._starts[part]
+    def _find(self, part: tf.Tensor) -> tf.data.Dataset:
+        """The records of a part by the index, from the shard as a whole; none of a part that is read in order."""
+        shard, first, count = self._place(part)
+        wanted = tf.where(tf.gather(self._by_index, part), count, tf.zeros_like(count))
+        return damage.records(tf.gather(self._files, shard), tf.gather(self._indexes, shard), first, wanted)
 
-    def _describe(self, part: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-        """What is wrong with the record of a part that comes after those found."""
-        first, shard = self._first[part], self._shard[part]
-        record = first + found
+    def _describe(self, shard: tf.Tensor, first: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
+        """What is wrong with the record that comes after those found."""
+        file, record = tf.gather(self._files, shard), first + found
         if not self._has_index:
-            return tf.strings.join([damage.say(self._files[shard], record), damage.ADVICE])
-        return damage.describe(self._files[shard], self._indexes[shard], first, record)
+            return tf.strings.join([damage.say(file, record), damage.ADVICE])
+        return damage.describe(file, tf.gather(self._indexes, shard), first, record)
 
     def columns(self, records: tf.Tensor) -> dict[str, tf.Tensor]:
         """The columns of a batch of records."""

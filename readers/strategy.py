@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from npy2tfrecord.manifest import FeatureInfo
 from npy2tfrecord.npy import dtype_from_name
 from readers.options import AUTOTUNE, ReadOptions
+from readers.splits import LEAST_LANES
 
 MAX_LANES = 16  # shards read at the same time; fixed, so that the order does not depend on the machine
 READ_AHEAD_BYTES = 192 * 2**20  # what all lanes together may hold, read but not yet asked for
@@ -26,9 +27,7 @@ SHUFFLE_LEAST = 256
 BLOCK_EXAMPLES = 64  # records handed on together where single ones are needed later: 20 µs shared by all
 BLOCK_BYTES = 2**20
 SORTED_BATCHES = 4  # that a bucket collects, sorts by length and hands on
-LARGE_BYTES = (
-    8 * 2**20
-)  # an example of this size is decoded by itself, where it is read: a batch of strings is too large
+LARGE_BYTES = 8 * 2**20  # an example of this size is decoded by itself: a batch of strings is too large
 UNBUFFERED_BYTES = 256 * 2**10  # a record of this size is read to where it belongs, without a copy through a buffer
 MALLOC_BYTES = 128 * 2**10  # what glibc maps anew for every allocation, a page fault every 4 KiB
 
@@ -61,6 +60,7 @@ class Strategy:
     shuffle: int
     prefetch: int
     tune_malloc: bool
+    seekable: bool  # the middle of a shard is reached without reading what is before
     pieces: int  # that shards are cut into at least, to be read in random order
     decode_blocks: bool  # of EXAMPLES: decode a block at once, then cut it up
 
@@ -85,8 +85,12 @@ def choose(
     options: ReadOptions,
     *,
     compressed: bool = False,
+    files: bool = False,
 ) -> Strategy:
-    """Decide for records of these features, of `example_bytes` in the mean, in `parts` shards or parts of them."""
+    """Decide for records of these features, of `example_bytes` in the mean, in `parts` shards or parts of them.
+
+    compressed: whether the shards are. files: whether each example is a file, or a part of one, of its own.
+    """
     methods = {info.name: method(info) for info in features}
     padded = max(sum(map(largest_bytes, features)), example_bytes, 1)
     large = padded >= LARGE_BYTES
@@ -124,7 +128,9 @@ def choose(
         most = PREFETCH_BATCHES if options.batch_size is not None else 256
         prefetch = max(1, min(most, math.floor(PREFETCH_BYTES / batch_bytes)))
     tune = options.tune_malloc if options.tune_malloc is not None else batch_bytes >= MALLOC_BYTES
-    return Strategy(kind, methods, lanes, block, parallel, shuffle, prefetch, tune, lanes, decode_blocks)
+    seekable = files or (example_bytes >= UNBUFFERED_BYTES and not compressed)
+    pieces = lanes if seekable else min(lanes, LEAST_LANES)
+    return Strategy(kind, methods, lanes, block, parallel, shuffle, prefetch, tune, seekable, pieces, decode_blocks)
 
 
 def _cpus() -> int:
