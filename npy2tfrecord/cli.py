@@ -8,6 +8,7 @@ import gc
 import io
 import json
 import os
+import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -218,6 +219,13 @@ def _signal_behind(error: BaseException | None) -> Stopped | None:
     return error
 
 
+def _has_no_reader(pipe: int) -> bool:
+    """Whether whoever read our output has gone."""
+    poll = select.poll()
+    poll.register(pipe, select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     global _owner
@@ -258,7 +266,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Error as error:
         print(f"npy2tfrecord: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:  # whoever read our output has gone
+    except BrokenPipeError:
+        if not _has_no_reader(sys.stdout.fileno()):
+            raise  # another pipe broke: that is no reason to end as if all were well
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (Stopped, Exception) as error:

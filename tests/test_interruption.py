@@ -297,6 +297,41 @@ ResourceTracker._launch = launch_and_kill
 """
 
 
+def test_a_conversion_goes_on_when_nobody_reads_its_progress(
+    source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    run = _start(source, tmp_path / "out", "--progress", "json")
+    assert run.stderr is not None
+    assert run.stdout is not None
+    run.stderr.close()
+    said = run.stdout.read()
+    run.stdout.close()
+    assert run.wait(60) == 0
+    assert "24,000 examples" in said
+    assert tree(tmp_path / "out") == whole
+
+
+BROKEN_PIPE = """
+import sys
+from npy2tfrecord import cli
+parser, _, summary = cli.COMMANDS["info"]
+def command(arguments):
+    raise BrokenPipeError(32, "Broken pipe")
+cli.COMMANDS["info"] = parser, command, summary
+sys.exit(cli.main())
+"""
+
+
+@pytest.mark.parametrize(("is_read", "code"), [(True, 1), (False, 0)])
+def test_only_the_pipe_of_the_output_may_break_without_an_error(is_read: bool, code: int) -> None:
+    words = [sys.executable, "-c", BROKEN_PIPE, "info", "x"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as run:
+        if not is_read:
+            assert run.stdout is not None
+            run.stdout.close()
+        assert run.wait(60) == code
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the fault is inherited by forked workers only")
 @pytest.mark.parametrize(("fault", "code"), [(STILLBORN, 8), (NO_BOOKKEEPER, 0)])
 def test_workers_that_never_begin_end_the_run_and_a_lost_bookkeeper_does_not(
