@@ -27,10 +27,11 @@ class Node:
         return {name: Node(value, f"{prefix}{name}") for name, value in self.value.items()}
 
     def get(self, name: str) -> Node:
-        found = self.mapping().get(name)
-        if found is None:
+        if not isinstance(self.value, dict):
+            raise self.fail("an object")
+        if name not in self.value:
             raise DamageError(f"{self.path or 'the top level'}: no member {name!r}")
-        return found
+        return Node(self.value[name], f"{self.path}.{name}" if self.path else name)
 
     def items(self) -> list[Node]:
         if not isinstance(self.value, list):
