@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,12 +11,15 @@ from typing import Any
 
 from benchmarks.convert import sets
 from benchmarks.convert.contestants.contestant import paths_of
-from benchmarks.convert.environment import CONTESTANTS, OURS
-from benchmarks.convert.machine import Failed, available_memory, clear, file_system, run
 from benchmarks.convert.sets import DataSet
+from benchmarks.environment import OURS, peers_python
+from benchmarks.machine import Failed, available_memory, clear, file_system, run
+from benchmarks.parts import last_line, say
 
+CONTESTANTS = Path(__file__).parent / "contestants"
 START_FILES = 8
-PART_FILES, PART_BYTES = 50_000, 10**9
+PART_FILES, PART_BYTES = 50_000, 10**9  # what peers get of large sets, at most
+HAND_MEMORY_FACTOR = 9  # what a job by hand holds at its peak, its output included, in arrays
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,7 @@ class Contestant:
     program: str
     reader: str | None
     options: tuple[str, ...] = ()
-    is_peer: bool = True  # on large sets it gets a part
+    is_peer: bool = True  # on large sets it gets a part, and as many runs as there is time for
 
     def command(self, python: Path, source: Path, out: Path, limit: int | None) -> list[str | Path]:
         limited = () if limit is None else ("--limit", str(limit))
@@ -62,7 +64,7 @@ class Result:
     runs: list[float] = field(default_factory=list)
     cpu: list[float] = field(default_factory=list)
     files: int = 0  # converted in each run
-    starts: list[float] = field(default_factory=list)  # with next to nothing to convert, when it had only a part
+    start: float = 0.0  # seconds with next to nothing to convert, when it had only a part
     seconds: float | None = None  # for the whole set: the median, scaled where it had a part
     checked: str = ""
     note: str = ""
@@ -74,10 +76,7 @@ class Profile:
 
     scale: float = 1.0
     runs: int = 5
-    hand_runs: int = 5
-    peer_runs: int = 3
-    part: float = 1.0  # of what peers get on large sets
-    peer_sets: tuple[str, ...] = tuple(sets.SETS)  # where they take part
+    peer_seconds: float = 15  # a peer begins no further run of a set after these
 
 
 @dataclass
@@ -85,13 +84,16 @@ class Places:
     """Where things are."""
 
     data: Path
-    out: Path
-    peers: Path  # the Python that has the peers
+    disk: Path  # on a disk, for what is measured there
 
+    @property
+    def peers(self) -> Path:
+        """The Python that has the peers."""
+        return peers_python()
 
-def say(text: str) -> None:
-    """Tells on standard error how far it is."""
-    print(text, file=sys.stderr, flush=True)
+    @property
+    def out(self) -> Path:
+        return self.data / "out"
 
 
 def prepare(name: str, profile: Profile, places: Places) -> tuple[DataSet, Path]:
@@ -99,12 +101,13 @@ def prepare(name: str, profile: Profile, places: Places) -> tuple[DataSet, Path]
     data = sets.SETS[name].scaled(1 if name == "tiny" else profile.scale)
     if name == "huge":
         data = DataSet(data.name, data.title, 4, (max(1, int(256 * profile.scale)), 1024, 1024))
-        data = data if profile.scale == 1 else DataSet(data.name, f"4 × {4 * data.shape[0]} MB", 4, data.shape)  # type: ignore[operator]
+        data = data if profile.scale == 1 else DataSet(data.name, f"4 × {4 * data.shape[0]} MB", 4, data.shape)
     if name == "rows":
         data = DataSet(data.name, data.title, 1, (int(1_000_000 * profile.scale), 32, 32))
-    say(f"{name}: making {data.files} files")
-    source = sets.make(data, places.data)
-    sets.warm(source)
+    say(f"{name}: {data.files:,} files")
+    source = sets.make(data, places.disk if name == "disk" else places.data)
+    if file_system(source) != "tmpfs":
+        sets.warm(source)
     return data, source
 
 
@@ -113,97 +116,99 @@ def ours(source: Path, out: Path, *options: str, jobs: int = 4) -> list[str | Pa
     return [OURS, "convert", source, out, "--jobs", str(jobs), "--quiet", *options]
 
 
+@dataclass
+class _Entry:
+    """A contestant on one set: `command` takes the number of files, None for all."""
+
+    contestant: Contestant
+    result: Result
+    command: Callable[[Path, int | None], list[str | Path]]
+    limit: int | None = None
+    jobs_credit: int = 1  # how many times faster it is taken to be with the jobs it would have had
+
+    def wants_run(self, number: int, profile: Profile) -> bool:
+        if self.result.note or number >= profile.runs:
+            return False
+        return not (self.contestant.is_peer and sum(self.result.runs) > profile.peer_seconds)
+
+
 def hold(name: str, names: list[str], profile: Profile, places: Places) -> dict[str, Any]:
     """Runs the contestants on a set in turn; returns what came out, ready for JSON."""
     data, source = prepare(name, profile, places)
     size = sum(os.path.getsize(path) for path in paths_of(os.fspath(source)))
-    out = places.out / "out"
-    results: dict[str, Result] = {}
-    plans: dict[str, tuple[Callable[[int | None], list[str | Path]], int | None, int]] = {}
-    for each in (BY_NAME[n] for n in names):
-        if each.is_peer and name not in profile.peer_sets:
-            continue
-        results[each.name] = result = Result(files=data.files)
-        limit: int | None = None
-        runs = profile.runs
-        if each.is_peer:
-            part = min(PART_FILES, max(1, int(PART_BYTES * data.files / size))) * profile.part
-            runs = profile.peer_runs
-            if part < data.files:
-                limit = max(1, int(part))
-        elif each.name == BY_HAND:
-            runs = min(runs, profile.hand_runs)
-        if each.name == BY_HAND and name == "huge":
-            if available_memory() < 14 * size / 4:
-                result.note = "not enough memory"
-                continue
-            limit = 2  # each job holds several times the array
-        plans[each.name] = (_command(each, places, source, out), limit, runs)
-    for number in range(max((runs for _, _, runs in plans.values()), default=0)):
-        for contestant, (command, limit, runs) in plans.items():
-            result = results[contestant]
-            if number >= runs or result.note:
-                continue
-            try:
-                if limit is not None and name != "huge":
-                    clear(out)
-                    result.starts.append(run(command(START_FILES)).seconds)
-                clear(out)
-                outcome = run(command(limit))
-                result.runs.append(outcome.seconds)
-                result.cpu.append(outcome.cpu)
-                result.files = limit or data.files
-                if number == 0 or number == runs - 1:
-                    result.checked = _check(BY_NAME[contestant], places, source, out, result.files, size)
-            except Failed as error:
-                say(f"  {name} {contestant}: {error}")
-                lines = [line for line in str(error).splitlines() if line.strip()]
-                result.note = f"failed: {os.path.basename(lines[-1].strip()[-100:])}"
-                continue
-            say(f"  {name} {contestant}: {result.runs[-1]:.2f} s for {result.files} files ({result.cpu[-1]:.1f} s CPU)")
-    clear(out)
-    for contestant, result in results.items():
-        if not result.note:
-            result.seconds = _whole(result, data.files, 2 if contestant == BY_HAND and name == "huge" else 1)
+    few = sets.make(DataSet("few", "", START_FILES, (32, 32)), places.data)
+    entries = [_entry(BY_NAME[each], data, size, places) for each in names]
+    for number in range(profile.runs):
+        for entry in entries:
+            if entry.wants_run(number, profile):
+                try:
+                    _take_turn(entry, number, source, few, size, places)
+                except Failed as error:
+                    say(f"  {name} {entry.contestant.name}: {error}")
+                    entry.result.note = f"failed: {last_line(str(error))}"
+    clear(places.out)
+    for entry in entries:
+        if not entry.result.note:
+            entry.result.seconds = _whole(entry, data.files)
     return {
         "title": data.title if data.files == sets.SETS[name].files else f"{data.files:,} of: {data.title}",
         "files": data.files,
         "bytes": size,
         "data_on": file_system(places.data),
-        "out_on": file_system(places.out),
-        "results": {contestant: asdict(result) for contestant, result in results.items()},
+        "results": {entry.contestant.name: asdict(entry.result) for entry in entries},
     }
 
 
-def _command(each: Contestant, places: Places, source: Path, out: Path) -> Callable[[int | None], list[str | Path]]:
-    if each.name == OURS_NAME:
-        return lambda limit: ours(source, out)
-    if each.name == BY_HAND:
-        return lambda limit: [
-            *each.command(places.peers, source, out, limit),
-            *(("--jobs", "2") if limit == 2 else ()),
-        ]
-    return lambda limit: each.command(places.peers, source, out, limit)
+def _entry(each: Contestant, data: DataSet, size: int, places: Places) -> _Entry:
+    def command(source: Path, limit: int | None) -> list[str | Path]:
+        if each.name == OURS_NAME:
+            return ours(source, places.out)
+        return each.command(places.peers, source, places.out, limit)
+
+    entry = _Entry(each, Result(files=data.files), command)
+    part = min(PART_FILES, max(1, int(PART_BYTES * data.files / size)))
+    if each.is_peer and part < data.files:
+        entry.limit = part
+    if each.name == BY_HAND and data.name == "huge":
+        jobs = min(2, int(available_memory() / (HAND_MEMORY_FACTOR * size / data.files)))
+        if jobs == 0:
+            entry.result.note = "not enough memory"
+        entry.limit, entry.jobs_credit = max(1, jobs), 4 // max(1, jobs)
+        entry.command = lambda source, limit: [*command(source, limit), "--jobs", str(max(1, jobs))]
+    if entry.limit:
+        entry.result.files = entry.limit
+    return entry
 
 
-def _whole(result: Result, files: int, credit: int) -> float:
-    """Seconds for the whole set: what it took to start counts once, the rest by the file.
+def _take_turn(entry: _Entry, number: int, source: Path, few: Path, size: int, places: Places) -> None:
+    result, name = entry.result, entry.contestant.name
+    if number == 0 and entry.limit is not None:
+        clear(places.out)
+        result.start = run(entry.command(few, None)).seconds
+    clear(places.out)
+    outcome = run(entry.command(source, entry.limit))
+    result.runs.append(outcome.seconds)
+    result.cpu.append(outcome.cpu)
+    say(f"  {name}: {result.runs[-1]:.2f} s for {result.files:,} files ({result.cpu[-1]:.1f} s CPU)")
+    if number == 0:
+        result.checked = _check(entry.contestant, places, source, result.files, size)
 
-    `credit` is how many times faster it is taken to be with the jobs it would have had.
-    """
-    seconds = statistics.median(result.runs)
-    start = min(min(result.starts, default=0.0), seconds)
-    return start + (seconds - start) * files / result.files / credit
+
+def _whole(entry: _Entry, files: int) -> float:
+    """Seconds for the whole set: what it took to start counts once, the rest by the file."""
+    seconds = statistics.median(entry.result.runs)
+    start = min(entry.result.start, seconds)
+    return start + (seconds - start) * files / entry.result.files / entry.jobs_credit
 
 
-def _check(each: Contestant, places: Places, source: Path, out: Path, files: int, size: int) -> str:
+def _check(each: Contestant, places: Places, source: Path, files: int, size: int) -> str:
     """Whether what was written reads back. Raises `Failed` when it does not."""
     if each.reader is None:
-        written = sum(path.stat().st_size for path in out.iterdir())
+        written = sum(path.stat().st_size for path in places.out.iterdir())
         if written != size:
             raise Failed(f"the copy has {written} bytes, expected {size}")
         return "all bytes are there"
-    outcome = run([places.peers, CONTESTANTS / "check.py", each.reader, source, out])
+    outcome = run([places.peers, CONTESTANTS / "check.py", each.reader, source, places.out])
     count = int(outcome.output.split()[-1])
     if count != files:
         raise Failed(f"{each.name}: {count} records read back, expected {files}")

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.convert import sets
-from benchmarks.convert.contest import Places, Profile, ours, prepare, say
+from benchmarks.convert.contest import CONTESTANTS, Places, Profile, ours, prepare
 from benchmarks.convert.contestants.contestant import paths_of
-from benchmarks.convert.environment import CONTESTANTS, OURS
-from benchmarks.convert.machine import Failed, clear, drop_caches, file_system, run
+from benchmarks.environment import OURS
+from benchmarks.machine import Failed, clear, drop_caches, file_system, run
+from benchmarks.parts import say
 
 Command = Sequence[str | Path]
 Values = dict[str, Any]
@@ -63,7 +64,7 @@ def _program(name: str, source: Path, out: Path, *options: str) -> Command:
 
 def starting(profile: Profile, places: Places) -> Values:
     """Start-up: `--help` against `import numpy`, and a conversion of ten files."""
-    source, out = sets.make(sets.DataSet("ten", "", 10, (32, 32)), places.data), places.out / "out"
+    source, out = sets.make(sets.DataSet("ten", "", 10, (32, 32)), places.data), places.out
     runs = 2 * profile.runs + 1
     found = _in_turn({"help": [OURS, "--help"], "import numpy": [sys.executable, "-c", "import numpy"]}, runs)
     found |= _in_turn({"ten files": ours(source, out), "ten files, import": _importing()}, runs, out)
@@ -76,22 +77,34 @@ def _importing() -> Command:
 
 
 def scan(profile: Profile, places: Places) -> Values:
-    """Headers a second, warm and (where caches can be dropped) cold."""
+    """Headers a second, warm."""
     data, source = prepare("small", profile, places)
-    command = [OURS, "scan", source, "--jobs", "4"]
-    warm = _in_turn({"scan": command}, profile.runs)["scan"]
-    found: Values = {"files": data.files, "warm seconds": warm, "warm files/s": data.files / warm}
-    if file_system(places.data) != "tmpfs" and drop_caches():
-        head = ["find", source, "-name", "*.npy", "-exec", "head", "-c", "128", "{}", "+"]
-        cold = _in_turn({"scan": command, "find and head": head}, min(3, profile.runs), before=drop_caches)
-        found |= {"cold seconds": cold["scan"], "cold find and head seconds": cold["find and head"]}
-    return found
+    seconds = _in_turn({"scan": [OURS, "scan", source, "--jobs", "4"]}, profile.runs)["scan"]
+    return {"files": data.files, "seconds": seconds, "files/s": data.files / seconds}
+
+
+def scan_cold(profile: Profile, places: Places) -> Values:
+    """Headers a second from a disk with the caches dropped, where that is allowed, beside find and head."""
+    data, source = prepare("disk", profile, places)
+    if not drop_caches():
+        raise Failed("caches can't be dropped without the rights of root")
+    commands: dict[str, Command] = {
+        "scan": [OURS, "scan", source, "--jobs", "4"],
+        "find and head": ["find", source, "-name", "*.npy", "-exec", "head", "-c", "128", "{}", "+"],
+    }
+    found = _in_turn(commands, profile.runs, before=drop_caches)
+    return {
+        "files": data.files,
+        "on": file_system(places.disk),
+        **found,
+        "find and head / scan": found["find and head"] / found["scan"],
+    }
 
 
 def scaling(profile: Profile, places: Places) -> Values:
     """Small files with 1, 2 and 4 jobs, and a hundredth and a tenth of them with 4."""
     data, source = prepare("small", profile, places)
-    out = places.out / "out"
+    out = places.out
     runs = min(3, profile.runs)
     jobs = _in_turn({str(n): ours(source, out, jobs=n) for n in (1, 2, 4)}, runs, out)
     files = {data.files: jobs["4"]}
@@ -102,19 +115,14 @@ def scaling(profile: Profile, places: Places) -> Values:
     return {"files": data.files, "seconds by jobs": jobs, "speed-up": jobs["1"] / jobs["4"], "seconds by files": files}
 
 
-def memory(profile: Profile, places: Places) -> Values:
-    """Peaks of the parent and the workers, on many small files."""
-    return _memory("small", profile, places)
-
-
-def memory_huge(profile: Profile, places: Places) -> Values:
-    """Peaks of the parent and the workers, on arrays of 1 GB."""
-    return _memory("huge", profile, places)
+def memory(name: str, profile: Profile, places: Places) -> Values:
+    """Peaks of the parent and the workers."""
+    return _memory(name, profile, places)
 
 
 def _memory(name: str, profile: Profile, places: Places, *options: str) -> Values:
     data, source = prepare(name, profile, places)
-    out = places.out / "out"
+    out = places.out
     clear(out)
     baseline = run(
         [sys.executable, "-c", "import npy2tfrecord.converter, joblib; import time; time.sleep(0.3)"], memory=True
@@ -138,15 +146,15 @@ def _memory(name: str, profile: Profile, places: Places, *options: str) -> Value
 def shuffle(profile: Profile, places: Places) -> Values:
     """What a random order costs on warm files."""
     _, source = prepare("small", profile, places)
-    out = places.out / "out"
+    out = places.out
     found = _in_turn({"shuffled": ours(source, out), "in order": ours(source, out, "--no-shuffle")}, profile.runs, out)
     return {**found, "shuffled / in order": found["shuffled"] / found["in order"]}
 
 
 def fsync(profile: Profile, places: Places) -> Values:
-    """Waiting for the disk, and not, beside a copy that does the same."""
-    _, source = prepare("big", profile, places)
-    out = places.out / "out"
+    """Waiting for the disk, and not, beside a copy that does the same: from memory to the disk."""
+    data, whole = prepare("big", profile, places)
+    source, out = _part(whole, max(4, data.files // 4), places), places.disk / "out"
     found = _in_turn(
         {
             "fsync": ours(source, out),
@@ -157,8 +165,10 @@ def fsync(profile: Profile, places: Places) -> Values:
         profile.runs,
         out,
     )
+    shutil.rmtree(source)
     return {
-        "out on": file_system(places.out),
+        "files of 1 MB": max(4, data.files // 4),
+        "out on": file_system(places.disk),
         **found,
         "copy / ours, fsync": found["copy, fsync"] / found["fsync"],
         "copy / ours, no fsync": found["copy, no fsync"] / found["--no-fsync"],
@@ -168,22 +178,22 @@ def fsync(profile: Profile, places: Places) -> Values:
 def gzip(profile: Profile, places: Places) -> Values:
     """gzip shards, beside zlib level 1 through TFRecordWriter, both with 4 jobs."""
     data, whole = prepare("big", profile, places)
-    source = _part(whole, max(16, data.files // 4), places)
+    source = _part(whole, max(16, data.files // 8), places)
     size = sum(map(os.path.getsize, paths_of(os.fspath(source))))
-    out = places.out / "out"
-    by_hand = [places.peers, CONTESTANTS / "by_hand.py", source, out]
-    commands = {"ours": ours(source, out, "--compression", "gzip"), "by hand": [*by_hand, "--gzip"]}
+    out = places.out
+    by_hand: list[str | Path] = [places.peers, CONTESTANTS / "by_hand.py", source, out]
+    commands: dict[str, Command] = {"ours": ours(source, out, "--compression", "gzip"), "by hand": [*by_hand, "--gzip"]}
     ratios = {}
     for name, command in commands.items():
         clear(out)
         run(command)
         ratios[name] = sum(path.stat().st_size for path in out.glob("*.tfrecord")) / size
         run([places.peers, CONTESTANTS / "check.py", "tfrecords", source, out])
-    one = {
+    one: dict[str, Command] = {
         "ours, 1 job": ours(source, out, "--compression", "gzip", jobs=1),
         "by hand, 1 job": [*by_hand, "--gzip", "--jobs", "1"],
     }
-    found = _in_turn({**commands, **one, "by hand, uncompressed": by_hand}, profile.peer_runs, out)
+    found = _in_turn({**commands, **one, "by hand, uncompressed": by_hand}, min(3, profile.runs), out)
     shutil.rmtree(source)
     return {
         "MB": size / 1e6,
@@ -197,20 +207,10 @@ def gzip(profile: Profile, places: Places) -> Values:
     }
 
 
-def stats(profile: Profile, places: Places) -> Values:
+def stats(name: str, profile: Profile, places: Places) -> Values:
     """What --stats costs."""
-    _, source = prepare("big", profile, places)
-    return _stats(source, profile, places)
-
-
-def stats_var(profile: Profile, places: Places) -> Values:
-    """What --stats costs, on arrays of varying length."""
-    _, source = prepare("var", profile, places)
-    return _stats(source, profile, places)
-
-
-def _stats(source: Path, profile: Profile, places: Places) -> Values:
-    out = places.out / "out"
+    _, source = prepare(name, profile, places)
+    out = places.out
     found = _in_turn({"without": ours(source, out), "--stats": ours(source, out, "--stats")}, profile.runs, out)
     return {**found, "--stats / without": found["--stats"] / found["without"]}
 
@@ -218,7 +218,7 @@ def _stats(source: Path, profile: Profile, places: Places) -> Values:
 def rows(profile: Profile, places: Places) -> Values:
     """--rows on one large array, shuffled, beside a copy of the file by 4 processes."""
     _, source = prepare("rows", profile, places)
-    out = places.out / "out"
+    out = places.out
     found = _in_turn(
         {
             "ours": ours(source, out, "--rows"),
@@ -251,25 +251,19 @@ def planning(profile: Profile, places: Places) -> Values:
     return found
 
 
-@dataclass(frozen=True)
-class Measure:
-    """A measure, and the set it needs (None for none)."""
-
-    take: Callable[[Profile, Places], Values]
-    needs: str | None
-
-
-ALL = {
-    "starting": Measure(starting, None),
-    "planning": Measure(planning, None),
-    "scan": Measure(scan, "small"),
-    "scaling": Measure(scaling, "small"),
-    "memory": Measure(memory, "small"),
-    "shuffle": Measure(shuffle, "small"),
-    "fsync": Measure(fsync, "big"),
-    "gzip": Measure(gzip, "big"),
-    "stats": Measure(stats, "big"),
-    "stats_var": Measure(stats_var, "var"),
-    "memory_huge": Measure(memory_huge, "huge"),
-    "rows": Measure(rows, "rows"),
+ALL: dict[str, Callable[[Profile, Places], Values]] = {
+    "none/starting": starting,
+    "none/planning": planning,
+    "small/scan": scan,
+    "small/scaling": scaling,
+    "small/memory": functools.partial(memory, "small"),
+    "small/shuffle": shuffle,
+    "big/gzip": gzip,
+    "big/stats": functools.partial(stats, "big"),
+    "var/stats": functools.partial(stats, "var"),
+    "huge/memory": functools.partial(memory, "huge"),
+    "rows/rows": rows,
+    "disk/scan": scan_cold,
+    "big/fsync": fsync,
 }
+"""By the set that each needs; `none` for none."""

@@ -41,9 +41,8 @@ SETS = {
     for each in (
         DataSet("tiny", "500 × 4 KB (starting cost)", 500, (32, 32)),
         DataSet("small", "1,000,000 × 4 KB", 1_000_000, (32, 32)),
-        DataSet("small200k", "200,000 × 4 KB", 200_000, (32, 32)),
+        DataSet("disk", "200,000 × 4 KB", 200_000, (32, 32)),
         DataSet("big", "4,000 × 1 MB", 4_000, (512, 512)),
-        DataSet("big1k", "1,000 × 1 MB", 1_000, (512, 512)),
         DataSet("var", "20,000 × (20–400, 80)", 20_000, ((20, 400), 80)),
         DataSet("huge", "4 × 1 GB", 4, (256, 1024, 1024)),
         DataSet("rows", "1 × 4 GB, 1,000,000 rows of 4 KB", 1, (1_000_000, 32, 32)),

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.convert.environment import peers_python
+from benchmarks.environment import peers_python
 
 TOOL = Path(__file__).with_name("tool.py")
 NAMES = {

@@ -1,7 +1,7 @@
-"""One contestant in a process of its own: prepares its data once, reads it epoch by epoch, prints what it took.
+"""One contestant in a process of its own: reads what is prepared, or prepares it once, and prints what it took.
 
-Run as `python contestant.py NAME SET COUNT DIRECTORY EPOCHS [shuffle]`; prints one line of JSON. The first
-epoch is a warm-up in which every array is counted and summed, so that what was read is what was written.
+Run as `python contestant.py JSON`, with the keys of `Task`; prints one line of JSON. The first epoch is a warm-up
+in which every array is counted and summed, so that what was read is what was written.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from importlib.machinery import ModuleSpec
+from itertools import islice
 from pathlib import Path
 from typing import Any
-from unittest.mock import MagicMock
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from sets import Arrays
 
 Epoch = Callable[[], Iterable[Any]]
 WORKERS = 4
+BUFFER = 16_384  # examples that a shuffle mixes
 
 
 def pad(arrays: list[Any]) -> np.ndarray:
@@ -59,8 +59,8 @@ def prepared(directory: Path, make: Callable[[Path], Any]) -> Path:
 class Tensors:
     """An array by number as a PyTorch tensor; a class, so that worker processes can be given it."""
 
-    def __init__(self, name: str, count: int) -> None:
-        self.arrays = Arrays(name, count)
+    def __init__(self, arrays: Arrays) -> None:
+        self.arrays = arrays
 
     def __call__(self, i: int) -> Any:
         import torch
@@ -71,13 +71,18 @@ class Tensors:
 # --- TensorFlow --------------------------------------------------------------------------------------
 
 
-def readers_(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
+def readers_(arrays: Arrays, root: Path, shuffle: bool, ragged: bool = False) -> Epoch:
     import readers
 
+    seed = 1 if shuffle else None
     dataset = readers.load_dataset(
-        root / "shards", features="array", batch_size=arrays.set.batch, shuffle=shuffle, seed=1 if shuffle else None
+        root / "shards", features="array", batch_size=arrays.set.batch, shuffle=shuffle, seed=seed, ragged=ragged
     )
     return lambda: dataset
+
+
+def readers_ragged(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
+    return readers_(arrays, root, shuffle, ragged=True)
 
 
 def load_npy(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
@@ -90,14 +95,21 @@ def load_npy(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
 
 
 def tfds(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
+    """Decodes the array alone and reads ahead, as its performance guide says; no cache: files are what is read."""
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(root / "shards")
-    dataset = builder.as_dataset(split="train", shuffle_files=shuffle).map(lambda example: example["array"])
+    dataset = builder.as_dataset(
+        split="train",
+        shuffle_files=shuffle,
+        decoders=tfds.decode.PartialDecoding({"array": True}),
+        read_config=tfds.ReadConfig(try_autocache=False),
+    )
     if shuffle:
-        dataset = dataset.shuffle(16384)
+        dataset = dataset.shuffle(BUFFER)
     dataset = dataset.padded_batch(arrays.set.batch) if arrays.set.lengths else dataset.batch(arrays.set.batch)
-    return lambda: dataset.prefetch(-1)
+    dataset = dataset.prefetch(-1)
+    return lambda: (batch["array"] for batch in dataset)
 
 
 def bare(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
@@ -107,14 +119,14 @@ def bare(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
     files = sorted(map(str, (root / "shards").glob("*.tfrecord")))
     dataset = tf.data.TFRecordDataset(files, num_parallel_reads=tf.data.AUTOTUNE)
     if shuffle:
-        dataset = dataset.shuffle(16384)
+        dataset = dataset.shuffle(BUFFER)
     return lambda: dataset.batch(arrays.set.batch).prefetch(-1)
 
 
 def np_load(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
     import tensorflow as tf
 
-    files = sorted(map(str, (root / "npy").glob("*.npy")))
+    files = sorted(map(str, (root / "npy").rglob("*.npy")))[: len(arrays)]
     dataset = tf.data.Dataset.from_tensor_slices(files)
     if shuffle:
         dataset = dataset.shuffle(len(files))
@@ -147,7 +159,7 @@ def tfrecord(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
         if shuffle:
             from tfrecord.iterator_utils import shuffle_iterator
 
-            found = shuffle_iterator(found, 16384)
+            found = shuffle_iterator(found, BUFFER)
         return batches(found, arrays.set.batch)
 
     return epoch
@@ -162,28 +174,24 @@ def webdataset(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
             for i in range(len(arrays)):
                 writer.write({"__key__": f"{i:07d}", "npy": arrays[i]})
 
-    out = prepared(root / "webdataset", make)
+    out = prepared(root / f"webdataset-{len(arrays)}", make)
     urls = sorted(map(str, out.glob("*.tar")))
     dataset = wds.WebDataset(urls, shardshuffle=len(urls) if shuffle else False)
     if shuffle:
-        dataset = dataset.shuffle(16384 // WORKERS)
+        dataset = dataset.shuffle(BUFFER // WORKERS)
     dataset = dataset.decode().to_tuple("npy").map(lambda pair: pair[0]).batched(arrays.set.batch, collation_fn=pad)
-    return lambda: torch.utils.data.DataLoader(dataset, batch_size=None, num_workers=min(WORKERS, len(urls)))
+    loader = torch.utils.data.DataLoader(
+        dataset, batch_size=None, num_workers=min(WORKERS, len(urls)), persistent_workers=True
+    )
+    return lambda: loader
 
 
 def mosaicml(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
     import torch
-
-    try:
-        import torchvision  # noqa: F401
-    except RuntimeError:  # built for another PyTorch: the package imports it, but nothing here uses it
-        for name in [each for each in sys.modules if each.partition(".")[0] == "torchvision"]:
-            del sys.modules[name]
-        for name in ("", ".datasets", ".transforms", ".transforms.functional"):
-            sys.modules["torchvision" + name] = MagicMock(__spec__=ModuleSpec("torchvision" + name, None))
-        sys.modules["torchvision.datasets"].VisionDataset = object
     from streaming import MDSWriter, StreamingDataset
+    from streaming.base.util import clean_stale_shared_memory
 
+    clean_stale_shared_memory()
     kind = "ndarray:float32" if arrays.set.lengths else f"ndarray:float32:{','.join(map(str, arrays.set.shape))}"
 
     def make(out: Path) -> None:
@@ -191,12 +199,16 @@ def mosaicml(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
             for i in range(len(arrays)):
                 writer.write({"array": arrays[i]})
 
-    out = prepared(root / "mosaicml", make)
+    out = prepared(root / f"mosaicml-{len(arrays)}", make)
     dataset = StreamingDataset(local=str(out), shuffle=shuffle, batch_size=arrays.set.batch)
-    collate = lambda examples: pad([example["array"] for example in examples])  # noqa: E731
-    return lambda: torch.utils.data.DataLoader(
-        dataset, batch_size=arrays.set.batch, num_workers=WORKERS, collate_fn=collate
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=arrays.set.batch,
+        num_workers=WORKERS,
+        persistent_workers=True,
+        collate_fn=lambda examples: pad([example["array"] for example in examples]),
     )
+    return lambda: loader
 
 
 def litdata(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
@@ -204,61 +216,125 @@ def litdata(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
 
     def make(out: Path) -> None:
         package.optimize(
-            fn=Tensors(arrays.set.name, len(arrays)),
+            fn=Tensors(arrays),
             inputs=list(range(len(arrays))),
             output_dir=str(out),
             chunk_bytes="64MB",
             num_workers=WORKERS,
+            verbose=False,
         )
 
-    out = prepared(root / "litdata", make)
+    out = prepared(root / f"litdata-{len(arrays)}", make)
     dataset = package.StreamingDataset(str(out), shuffle=shuffle)
-    return lambda: package.StreamingDataLoader(
-        dataset, batch_size=arrays.set.batch, num_workers=WORKERS, collate_fn=pad
+    loader = package.StreamingDataLoader(
+        dataset, batch_size=arrays.set.batch, num_workers=WORKERS, persistent_workers=True, collate_fn=pad
     )
+    return lambda: loader
 
 
-def grain(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
-    import grain as package
+def array_records(arrays: Arrays, root: Path) -> tuple[Any, Callable[[bytes], np.ndarray]]:
+    """Grain's source, a record a group and uncompressed, as its guide advises for random access; and the decoder."""
+    import grain
     from array_record.python import array_record_module
 
     def make(out: Path) -> None:
-        writer = array_record_module.ArrayRecordWriter(str(out / "data.array_record"), "group_size:1")
+        writer = array_record_module.ArrayRecordWriter(str(out / "data.array_record"), "group_size:1,uncompressed")
         for i in range(len(arrays)):
-            writer.write(np.int32(len(arrays[i])).tobytes() + arrays[i].tobytes())
+            writer.write(arrays[i].tobytes())
         writer.close()
 
-    out = prepared(root / "grain", make)
-    source = package.sources.ArrayRecordDataSource([str(out / "data.array_record")])
+    out = prepared(root / f"grain-{len(arrays)}", make)
     inner = arrays.set.shape[1:]
-
-    def decode(record: bytes) -> np.ndarray:
-        return np.frombuffer(record, np.float32, offset=4).reshape(-1, *inner)
-
-    def epoch() -> Iterable[Any]:
-        dataset = package.MapDataset.source(source)
-        if shuffle:
-            dataset = dataset.shuffle(seed=1)
-        return dataset.map(decode).to_iter_dataset().batch(arrays.set.batch, batch_fn=pad)
-
-    return epoch
+    source = grain.sources.ArrayRecordDataSource([str(out / "data.array_record")])
+    return source, lambda record: np.frombuffer(record, np.float32).reshape(-1, *inner)
 
 
-# --- random access -----------------------------------------------------------------------------------
+def grain(arrays: Arrays, root: Path, shuffle: bool, workers: int = 0) -> Epoch:
+    """One iterator that repeats: threads and processes go on from epoch to epoch."""
+    import grain as package
+
+    source, decode = array_records(arrays, root)
+    dataset: Any = package.MapDataset.source(source)
+    if shuffle:
+        dataset = dataset.shuffle(seed=1)
+    dataset = dataset.map(decode).batch(arrays.set.batch, batch_fn=pad)
+    steps = len(dataset)
+    iterable = dataset.repeat().to_iter_dataset()
+    if workers:
+        iterable = iterable.mp_prefetch(package.MultiprocessingOptions(num_workers=workers))
+    iterator = iter(iterable)
+    return lambda: islice(iterator, steps)
+
+
+def grain_workers(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
+    return grain(arrays, root, shuffle, WORKERS)
+
+
+# --- by number: lists of arrays ----------------------------------------------------------------------
+
+
+def numbers(count: int, shuffle: bool, size: int) -> list[list[int]]:
+    order = (np.random.default_rng(1).permutation(count) if shuffle else np.arange(count)).tolist()
+    return [order[start : start + size] for start in range(0, count, size)]
 
 
 def array_source(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
     import readers
 
     source = readers.ArraySource(root / "shards", features="array")
-    order = np.random.default_rng(1).permutation(len(source)).tolist()
-    return lambda: batches((source[i] for i in order) if shuffle else source, arrays.set.batch)
+    if not shuffle:
+        return lambda: ([array] for array in source)
+    groups = numbers(len(arrays), True, arrays.set.batch)
+    return lambda: ([source[i] for i in group] for group in groups)
+
+
+def array_source_lists(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
+    import readers
+
+    source = readers.ArraySource(root / "shards", features="array")
+    groups = numbers(len(arrays), shuffle, arrays.set.batch)
+    return lambda: (source[group] for group in groups)
+
+
+def array_source_grain(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
+    import grain as package
+
+    import readers
+
+    dataset: Any = package.MapDataset.source(readers.ArraySource(root / "shards", features="array"))
+    if shuffle:
+        dataset = dataset.shuffle(seed=1)
+    iterable = dataset.to_iter_dataset()
+    return lambda: ([array] for array in iterable)
+
+
+def array_record(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
+    source, decode = array_records(arrays, root)
+    groups = numbers(len(arrays), shuffle, arrays.set.batch)
+    return lambda: ([decode(source[i]) for i in group] for group in groups)
+
+
+def array_record_lists(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
+    source, decode = array_records(arrays, root)
+    groups = numbers(len(arrays), shuffle, arrays.set.batch)
+    return lambda: ([decode(record) for record in source.__getitems__(group)] for group in groups)
+
+
+def array_record_grain(arrays: Arrays, root: Path, shuffle: bool) -> Epoch:
+    import grain as package
+
+    source, decode = array_records(arrays, root)
+    dataset: Any = package.MapDataset.source(source)
+    if shuffle:
+        dataset = dataset.shuffle(seed=1)
+    iterable = dataset.map(decode).to_iter_dataset()
+    return lambda: ([array] for array in iterable)
 
 
 CONTESTANTS = {
     "readers": readers_,
+    "readers, ragged": readers_ragged,
     "load_npy": load_npy,
-    "ArraySource": array_source,
     "tfds": tfds,
     "bare TFRecordDataset": bare,
     "np.load in a map": np_load,
@@ -267,37 +343,45 @@ CONTESTANTS = {
     "mosaicml": mosaicml,
     "litdata": litdata,
     "grain": grain,
+    "grain, 4 processes": grain_workers,
+    "ArraySource": array_source,
+    "ArraySource, lists": array_source_lists,
+    "ArraySource in grain": array_source_grain,
+    "array_record": array_record,
+    "array_record, lists": array_record_lists,
+    "array_record in grain": array_record_grain,
 }
 
 
-def cpu_seconds() -> float:
-    """Of this process and of the workers that it has waited for."""
-    used = os.times()
-    return used.user + used.system + used.children_user + used.children_system
+def sum_firsts(batch: Any) -> tuple[int, float]:
+    """How many arrays are in a batch, and the sum of their first values."""
+    if isinstance(batch, list):
+        return len(batch), sum(float(array.flat[0]) for array in batch)
+    if hasattr(batch, "to_tensor"):
+        batch = batch.to_tensor()
+    values = batch.numpy() if hasattr(batch, "numpy") else np.asarray(batch)
+    return len(values), float(values.reshape(len(values), -1)[:, 0].astype(np.float64).sum())
 
 
 def main() -> None:
-    name, set_name, count_given, directory, epochs, *shuffle = sys.argv[1:]
+    task = json.loads(sys.argv[1])
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
-    arrays = Arrays(set_name, int(count_given))
-    epoch = CONTESTANTS[name](arrays, Path(directory), bool(shuffle))
+    arrays = Arrays(task["set"], task["count"], task["limit"])
+    epoch = CONTESTANTS[task["name"]](arrays, Path(task["root"]), task["shuffle"])
+    unparsed = task["name"] == "bare TFRecordDataset"
     count, total = 0, 0.0
     for batch in epoch():  # the warm-up, and the proof
-        if name == "bare TFRecordDataset":
-            count += int(batch.shape[0])
-            continue
-        values = batch.numpy() if hasattr(batch, "numpy") else np.asarray(batch)
-        count += len(values)
-        total += float(values.reshape(len(values), -1)[:, 0].astype(np.float64).sum())
-    seconds, cpu = [], []
-    for _ in range(int(epochs)):
-        started, used = time.perf_counter(), cpu_seconds()
+        found = (int(batch.shape[0]), 0.0) if unparsed else sum_firsts(batch)
+        count, total = count + found[0], total + found[1]
+    if count != len(arrays) or not (unparsed or abs(total - arrays.check()) < 1e-3):
+        sys.exit(f"what was read is not what was written: {count} arrays of {len(arrays)}")
+    seconds: list[float] = []
+    while len(seconds) < task["epochs"] and sum(seconds) < task["seconds"]:
+        started = time.perf_counter()
         for _batch in epoch():
             pass
         seconds.append(time.perf_counter() - started)
-        cpu.append(cpu_seconds() - used)
-    good = name == "bare TFRecordDataset" or abs(total - arrays.check()) < 1e-3
-    print(json.dumps({"seconds": seconds, "cpu": cpu, "examples": count, "reads_back": good and count == len(arrays)}))
+    print("\n" + json.dumps({"seconds": seconds}), flush=True)
 
 
 if __name__ == "__main__":

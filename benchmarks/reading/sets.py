@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-_POOL_VALUES = 4_000_000
+_POOL_VALUES = 16_000_000
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,33 @@ SETS = {
         Set("big", 1_000, 16, (512, 512)),
         Set("var", 5_000, 64, (400, 80), (20, 400)),
         Set("tiny", 400_000, 256, (60, 16), (5, 60)),
+        Set("shards", 20_000, 256, (60, 16), (5, 60)),
+        Set("records", 30, 2, (12_500_000,)),
+        Set("disk", 50_000, 256, (32, 32)),
+        Set("disk-big", 500, 16, (512, 512)),
     )
 }
 
 
-QUICK_COUNTS = {"small": 20_000, "big": 250, "var": 2_000, "tiny": 40_000}
+QUICK_COUNTS = {
+    "small": 10_000, "big": 100, "var": 1_000, "tiny": 10_000,
+    "shards": 2_000, "records": 10, "disk": 5_000, "disk-big": 50,
+}  # fmt: skip
 
 
 class Arrays:
-    """The arrays of a set, or its first `count`, cut from one pool of noise at places that differ."""
+    """`count` arrays of a set, or the first `limit` of them, cut from one pool of noise at places that differ."""
 
-    def __init__(self, name: str, count: int | None = None) -> None:
-        self.set = SETS[name] if count is None else replace(SETS[name], count=count)
+    def __init__(self, name: str, count: int, limit: int | None = None) -> None:
+        self.set = replace(SETS[name], count=count)
+        self._limit = limit or count
         rng = np.random.default_rng(0)
         self._pool = rng.standard_normal(_POOL_VALUES).astype(np.float32)
         low, high = self.set.lengths or (self.set.shape[0], self.set.shape[0])
         self._lengths = rng.integers(low, high + 1, self.set.count)
 
     def __len__(self) -> int:
-        return self.set.count
+        return self._limit
 
     def __getitem__(self, i: int) -> np.ndarray:
         shape = (int(self._lengths[i]), *self.set.shape[1:])

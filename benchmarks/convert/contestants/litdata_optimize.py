@@ -10,6 +10,8 @@ import numpy as np
 from contestant import arguments, key_of, paths_of
 from litdata import optimize
 
+CHUNK_BYTES = 64 * 10**6
+
 
 def load(path: str, source: str) -> dict[str, Any]:
     return {"key": key_of(path, source), "array": np.load(path)}
@@ -17,12 +19,13 @@ def load(path: str, source: str) -> dict[str, Any]:
 
 def main() -> None:
     given = arguments()
+    paths = paths_of(given.source)[: given.limit]
     optimize(
         fn=partial(load, source=given.source),
-        inputs=paths_of(given.source)[: given.limit],
+        inputs=paths,
         output_dir=os.path.abspath(given.out),
         num_workers=given.jobs,
-        chunk_bytes="64MB",
+        chunk_bytes=max(CHUNK_BYTES, 2 * os.path.getsize(paths[0])),
         verbose=False,
     )
 

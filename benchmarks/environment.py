@@ -1,4 +1,4 @@
-"""The two Pythons: the one with npy2tfrecord, and one of their own for the peers."""
+"""The two Pythons, the one with npy2tfrecord and one of their own for the peers; and where data goes."""
 
 from __future__ import annotations
 
@@ -8,17 +8,22 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.convert.machine import ROOT
+from benchmarks.machine import ROOT, file_system
 
 REQUIREMENTS = ROOT / "benchmarks" / "requirements-peers.txt"
-CONTESTANTS = Path(__file__).parent / "contestants"
 OURS = Path(sys.executable).parent / "npy2tfrecord"
 
 
 def cache_directory() -> Path:
-    """Where the peers' environment and, unless told otherwise, the data sets are."""
+    """Where the peers' environment is, and what is measured on a disk."""
     parent = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
     return Path(os.environ.get("NPY2TFRECORD_BENCHMARKS") or Path(parent) / "npy2tfrecord-benchmarks")
+
+
+def memory_directory() -> Path:
+    """Where the data sets are: in memory where there is such a place, so that no disk has a part in the figures."""
+    memory = Path("/dev/shm")
+    return memory if file_system(memory) == "tmpfs" and os.access(memory, os.W_OK) else cache_directory()
 
 
 def peers_python() -> Path:
@@ -30,7 +35,16 @@ def peers_python() -> Path:
         print(f"Installing the peers into {directory} (the first time takes minutes)", file=sys.stderr, flush=True)
         if not python.exists():
             subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r", REQUIREMENTS]
+        pip: list[str | Path] = [
+            python,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "-r",
+            REQUIREMENTS,
+        ]
         subprocess.run(pip, check=True)
         stamp.write_text(wanted)
     return python
@@ -39,10 +53,10 @@ def peers_python() -> Path:
 def peers_versions(python: Path) -> dict[str, str]:
     """What is installed of the peers."""
     listed = subprocess.run([python, "-m", "pip", "freeze"], capture_output=True, text=True, check=True).stdout
-    wanted = {line.partition("==")[0].lower() for line in REQUIREMENTS.read_text().splitlines() if "==" in line}
+    wanted = {_plain(line.partition("==")[0]) for line in REQUIREMENTS.read_text().splitlines() if "==" in line}
     pairs = (line.split("==") for line in listed.splitlines() if "==" in line)
-    return {
-        name: version
-        for name, version in pairs
-        if name.lower().replace("-", "_") in {each.replace("-", "_") for each in wanted}
-    }
+    return {_plain(name): version for name, version in pairs if _plain(name) in wanted}
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("_", "-")

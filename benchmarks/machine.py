@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -13,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-TIMEOUT_SECONDS = 900
+ROOT = Path(__file__).parents[1]
+TIMEOUT_SECONDS = 300
 
 
 class Failed(Exception):
-    """A command that ended with another code than 0."""
+    """A command that ended with another code than 0, or not in time; or a result that is wrong."""
 
 
 @dataclass
@@ -41,8 +43,14 @@ class Outcome:
     memory: Memory | None = None
 
 
-def run(command: Sequence[str | os.PathLike[str]], *, memory: bool = False, env: Mapping[str, str] = {}) -> Outcome:
-    """Runs a command to its end. Raises `Failed` with the end of what it printed."""
+def run(
+    command: Sequence[str | os.PathLike[str]],
+    *,
+    memory: bool = False,
+    env: Mapping[str, str] = {},
+    timeout: float = TIMEOUT_SECONDS,
+) -> Outcome:
+    """Runs a command to its end, and ends what it left behind. Raises `Failed` with the end of what it printed."""
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -54,18 +62,36 @@ def run(command: Sequence[str | os.PathLike[str]], *, memory: bool = False, env:
             start_new_session=True,
         )
         watcher = _Watcher(process.pid) if memory else None
-        killer = threading.Timer(TIMEOUT_SECONDS, process.kill)
+        killer = threading.Timer(timeout, _kill_group, (process.pid,))
         killer.start()
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - started
         killer.cancel()
         process.returncode = os.waitstatus_to_exitcode(status)
+        _end_group(process.pid)
         peaks = watcher.stop() if watcher else None
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
+    if process.returncode and seconds >= timeout:
+        raise Failed(f"not done after {timeout:.0f} seconds")
     if process.returncode:
         raise Failed(f"{' '.join(map(str, command))} ended with {process.returncode}: …{text.strip()[-1500:]}")
     return Outcome(seconds, usage.ru_utime + usage.ru_stime, text, peaks)
+
+
+def _kill_group(pid: int) -> None:
+    """Ends a process that leads a session of its own, and all that it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _end_group(pid: int) -> None:
+    """Waits for what a process left behind to clean up after it, and kills what takes long."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        for _ in range(100):
+            os.killpg(pid, 0)
+            time.sleep(0.02)
+        os.killpg(pid, signal.SIGKILL)
 
 
 class _Watcher:
