@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from npy2tfrecord.errors import Error, display
+from npy2tfrecord.errors import Error, UsageError, display
 from npy2tfrecord.parsers import (
     EXIT_CODES,
     completion_parser,
@@ -131,12 +131,16 @@ def _verify(arguments: argparse.Namespace) -> int:
     from npy2tfrecord.report import count_text
     from npy2tfrecord.verifier import verify
 
-    checked = verify(
-        arguments.out, source=arguments.source, labels=arguments.labels, repair=arguments.repair, jobs=arguments.jobs
-    )
+    if arguments.out is None:
+        raise UsageError("verify: OUT is missing; it comes first: verify OUT --source SOURCE...")
+    repaired: list[str] = []
+    checked = verify(arguments.out, repaired=repaired.append, **_options(arguments))
     if arguments.json:
-        print(json.dumps({"examples": checked.examples, "shards": len(checked.shards), "whole": True}))
+        counts = {"examples": checked.examples, "shards": len(checked.shards), "whole": True}
+        print(json.dumps({**counts, **({"repaired": repaired} if arguments.repair else {})}))
     else:
+        if repaired:
+            print("Repaired:\n  " + "\n  ".join(repaired))
         print(
             f"{display(arguments.out)}: all {count_text(checked.examples, 'example')}"
             f" in {count_text(len(checked.shards), 'shard')} are whole"

@@ -4,20 +4,46 @@ from __future__ import annotations
 
 import contextlib
 import os
+import platform
 import secrets
 import sys
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib import metadata
+from typing import Any, TypeVar
 
-from npy2tfrecord.errors import ClusterError, UsageError, WorkerError, display
+from npy2tfrecord.errors import ClusterError, Error, UsageError, WorkerError, display
 
 PACKAGE = "npy2tfrecord"
 _CONNECT_SECONDS = 10
 _SEEN_SECONDS = 5.0  # in which a file that was just written shows on another machine: NFS keeps names for 3
 _POLL_SECONDS = 0.2
 _ALONE_SECONDS = 60.0  # without any worker before it is given up
-_SHOWN_WORKERS = 5
+_SOURCES_WITH_TASK = 16  # that a task takes along for a late worker to look for
+_PYTHON = platform.python_version()
+_UNSEEN, _UNSHARED = "does not see the source", "does not share the output's file system"
+_AGAIN = "Run the same command again to go on."
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a worker must have and see to work for this run. Goes with every task: more workers may come at any time."""
+
+    python: str
+    version: str
+    sources: tuple[bytes, ...]
+    token: str = ""  # a file in the output, and what is in it
+    text: str = ""
+
+
+_needs: ContextVar[Needs | None] = ContextVar("needs", default=None)  # of the run that is connected
+_met: set[Needs] = set()  # in a worker: those that it was found to meet
 
 
 @contextlib.contextmanager
@@ -43,8 +69,13 @@ def connected(backend: str, scheduler: str | None, jobs: int, sources: Sequence[
         if client is None:
             client = stack.enter_context(_client(distributed, scheduler, jobs))
         _check_software(client)
-        _check_all(client, _unseen, list(sources), problem="does not see the source")
-        yield
+        _check_all(client, _unseen, list(sources), problem=_UNSEEN)
+        needs = Needs(_minor(_PYTHON), metadata.version(PACKAGE), tuple(sources[:_SOURCES_WITH_TASK]))
+        previous = _needs.set(needs)
+        try:
+            yield
+        finally:
+            _needs.reset(previous)
 
 
 @contextlib.contextmanager
@@ -70,7 +101,10 @@ def _client(distributed: Any, scheduler: str | None, jobs: int) -> Iterator[Any]
 
 
 def check_output(backend: str, directory: str, run: str) -> None:
-    """Raise `UsageError`, naming it, when a worker of the cluster does not see or cannot write `directory`."""
+    """Raise `UsageError`, naming it, when a worker of the cluster does not see or cannot write `directory`.
+
+    Leaves a file there, by which workers that come later can tell; its name is that of a temporary one of this `run`.
+    """
     if backend != "dask":
         return
     import distributed
@@ -78,10 +112,39 @@ def check_output(backend: str, directory: str, run: str) -> None:
     token, text = os.path.join(directory, f"{run}-token.file"), secrets.token_hex(16)
     with open(token, "x", encoding="ascii") as file:
         file.write(text)
-    try:
-        _check_all(distributed.get_client(), _unshared, token, text, problem="does not share the output's file system")
-    finally:
-        os.unlink(token)
+    _check_all(distributed.get_client(), _unshared, token, text, problem=_UNSHARED)
+    needs = _needs.get()
+    _needs.set(needs and replace(needs, token=token, text=text))
+
+
+def guarded(function: Callable[..., Result]) -> Callable[..., Result]:
+    """`function` for workers of the cluster: one that does not fit says so instead of calling it."""
+    return partial(_guarded, _needs.get(), function)
+
+
+def _guarded(needs: Needs | None, function: Callable[..., Result], *arguments: Any) -> Result:
+    if needs is not None and needs not in _met:
+        if problem := _unmet(needs):
+            from distributed import get_worker
+
+            raise UsageError(f"Dask worker {get_worker().address}, which came later, {problem}. {_AGAIN}")
+        _met.add(needs)
+    return function(*arguments)
+
+
+def _unmet(needs: Needs) -> str:
+    """What this worker lacks; nothing when it fits."""
+    for name, expected, found in (
+        ("python", needs.python, _minor(_PYTHON)),
+        (PACKAGE, needs.version, metadata.version(PACKAGE)),
+    ):
+        if found != expected:
+            return f"has {name} {found}; expected {expected}"
+    if unseen := _unseen(list(needs.sources)):
+        return f"{_UNSEEN} {unseen}"
+    if needs.token and (unshared := _unshared(needs.token, needs.text)):
+        return f"{_UNSHARED} {unshared}"
+    return ""
 
 
 def watch_for_workers() -> Any:
@@ -124,17 +187,41 @@ def backend() -> Any:
     return Backend()
 
 
-def death(error: BaseException) -> WorkerError | ClusterError | None:
-    """What it means when `error` says that workers of a cluster died; None when it says something else."""
+def meaning(error: BaseException) -> Error | None:
+    """What an `error` of a task means that comes from the cluster and not from the task; None when it is the task's."""
     distributed = sys.modules.get("distributed")
     if distributed is not None and isinstance(error, distributed.KilledWorker):
-        return WorkerError("a task killed every worker of the cluster that it was given to")
+        last = getattr(error.last_worker, "address", "unknown")
+        return WorkerError(f"a task killed every worker of the cluster that it was given to; the last is {last}")
     if distributed is not None and isinstance(error, distributed.CancelledError):
-        return ClusterError("the cluster is gone, or has no worker left. Run the same command again to go on.")
+        return ClusterError(
+            f"the cluster is gone, or has no worker left (one that came later and lacks {PACKAGE} ends by itself)."
+            f" {_AGAIN}"
+        )
     ray = sys.modules.get("ray.exceptions")
     if ray is not None and isinstance(error, (ray.WorkerCrashedError, ray.RayActorError)):
         return WorkerError(f"a worker of the cluster died ({type(error).__name__})")
+    if _needs.get() is not None and not isinstance(error, Error):  # a worker could not even begin, perhaps
+        return _unfit_now()
     return None
+
+
+def _unfit_now() -> UsageError | None:
+    """That a worker of the cluster does not fit by now, if one tells in time."""
+    import distributed
+
+    found: list[UsageError] = []
+
+    def look(client: Any) -> None:
+        try:
+            _check_software(client)
+        except UsageError as error:
+            found.append(UsageError(f"{error}. {_AGAIN}"))
+
+    looking = threading.Thread(target=look, args=(distributed.get_client(),), daemon=True)
+    looking.start()  # apart: a worker that hangs gives no answer
+    looking.join(_CONNECT_SECONDS)
+    return found[0] if found else None
 
 
 # --- looking a cluster over ---------------------------------------------------------------------
@@ -145,10 +232,7 @@ def _check_software(client: Any) -> None:
     versions = client.get_versions(packages=[PACKAGE])
     ours = versions["client"]
     for address, theirs in sorted(versions["workers"].items()):
-        for name, ours_is in (
-            ("python", _minor(ours["host"]["python"])),
-            (PACKAGE, ours["packages"][PACKAGE]),
-        ):
+        for name, ours_is in (("python", _minor(ours["host"]["python"])), (PACKAGE, ours["packages"][PACKAGE])):
             found = _minor(theirs["host"]["python"]) if name == "python" else theirs["packages"].get(PACKAGE)
             if found is None:
                 raise UsageError(f"Dask worker {address} has no package {name}: install {name} {ours_is} there")

@@ -109,7 +109,7 @@ def run_once(
     if backend == "loky":
         settings = {"initializer": _begin_worker, "initargs": (os.getpid(),), "temp_folder": gettempdir()}
     if backend == "dask":
-        tick = _both(tick, cluster.watch_for_workers())
+        tick, function = _both(tick, cluster.watch_for_workers()), cluster.guarded(function)
     _register(backend)
     if backend == "loky":
         _set_start_method()
@@ -136,9 +136,9 @@ def run_once(
         except BrokenProcessPool as error:
             raise _lost(error) from None
         except Exception as error:
-            if (death := cluster.death(error)) is None:
+            if (meaning := cluster.meaning(error)) is None:
                 raise
-            raise death from None
+            raise meaning from None
         finally:
             with contextlib.suppress(Exception):
                 results.close()

@@ -125,12 +125,13 @@ def info_parser() -> argparse.ArgumentParser:
 def verify_parser() -> argparse.ArgumentParser:
     """Of `npy2tfrecord verify`."""
     parser = _parser("verify", "Check every byte of a converted data set, from the disk.")
-    parser.usage = "npy2tfrecord verify OUT [options]"
-    parser.add_argument("out", metavar="OUT", help="the directory that convert wrote")
-    parser.add_argument("--source", metavar="SOURCE", nargs="+", default=None, help="compare with these sources too")
-    parser.add_argument("--labels", metavar="FILE.csv", default=None, help="the table of labels, if there was one")
-    parser.add_argument("--repair", action="store_true", default=False, help="write damaged shards again from --source")
-    parser.add_argument("--jobs", "-j", metavar="N", type=int, default=None, help="worker processes (one a core)")
+    parser.usage = "npy2tfrecord verify [options] OUT [--source SOURCE...]"
+    parser.add_argument("out", metavar="OUT", nargs="?", default=None, help="the directory that convert wrote")
+    add = parser.add_argument
+    add("--source", metavar="SOURCE", nargs="+", help="compare with these sources too; takes all words up to an option")
+    add("--labels", metavar="FILE.csv", help="the table of labels, if there was one")
+    add("--repair", action="store_true", help="write damaged shards again from --source, and list them")
+    _add_running(parser)
     _add_json(parser)
     return parser
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+from npy2tfrecord import cluster, parallel, system
 from npy2tfrecord import manifest as manifests
-from npy2tfrecord import parallel, system
 from npy2tfrecord.comparer import compare
 from npy2tfrecord.converter import Conversion
 from npy2tfrecord.errors import ConflictError, DamageError, UsageError, display
 from npy2tfrecord.example import parse_example
 from npy2tfrecord.manifest import INDEX_DIR, Hash, Manifest, ShardInfo, index_name
 from npy2tfrecord.neighbours import neighbour_files
-from npy2tfrecord.options import Options, Sources
+from npy2tfrecord.options import Options, Sources, anchored, parse_sources
 from npy2tfrecord.shards import check_example, key_of, read_records
 
 _CHUNK_BYTES = 1 << 20
@@ -39,43 +39,61 @@ def verify(
     labels: str | None = None,
     repair: bool = False,
     jobs: int | None = None,
+    backend: str = "loky",
+    scheduler: str | None = None,
+    repaired: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Check that a data set is whole: every shard, record and index is what the manifest says.
 
     With `source`, every record is also compared with what its source makes now; `labels` is the table of labels if the
-    conversion had one. With `repair`, damaged shards are written again from the sources, to the bytes they had.
+    conversion had one. With `repair`, damaged shards are written again from the sources, to the bytes they had, and
+    `repaired` is called with each damage that is no more. `jobs`, `backend` and `scheduler` are those of `convert`.
 
     Returns the manifest. Raises `DamageError` that lists what is damaged: shard, record, offset, key, and the source
     if it is known; `UsageError` when there is no data set.
     """
-    path = os.fspath(out)
+    path = os.fspath(out) if parallel.is_local(backend) else os.path.abspath(out)
     manifest = manifests.load(path)
     if repair and source is None:
         raise UsageError("repair needs the sources: --repair --source SOURCE...")
     damage = _check_names(path, manifest)
-    jobs = 1 if manifest.total_bytes < _BYTES_FOR_PROCESSES else parallel.effective_jobs(jobs)
-    damaged: dict[str, list[str]] = {}
-    tasks = ((path, manifest, shard) for shard in manifest.shards)
-    for file, found in parallel.run(_check_shard, tasks, jobs=jobs, backend="loky"):
-        if found:
-            damaged[file] = found
-    damaged |= _check_neighbours(path, manifest)
-    if source is not None:
-        options = _options_of(manifest, labels, jobs)
-        if repair and damaged:
-            manifest = Conversion(source, path, options, False, None).run(damaged=frozenset(damaged))
-            damaged = {}
-        else:
-            for file, found in _compare(path, manifest, source, options, jobs):
-                damaged.setdefault(file, []).extend(found)
-    damage += [finding for file in sorted(damaged) for finding in damaged[file]]
+    if parallel.is_local(backend) and manifest.total_bytes < _BYTES_FOR_PROCESSES:
+        jobs = 1
+    running = Options(jobs=jobs, backend=backend, scheduler=scheduler)
+    jobs = parallel.effective_jobs(jobs)
+    damaged = _check_neighbours(path, manifest)
+    needed = () if source is None else anchored(parse_sources(source), backend)
+    with cluster.connected(backend, scheduler, jobs, [os.fsencode(path), *(place for _, place in needed)]):
+        damaged |= _check_shards(path, manifest, jobs, backend)
+        if source is not None:
+            options = _options_of(manifest, labels, running)
+            if repair and damaged:
+                manifest = Conversion(source, path, options, False, None).run(damaged=frozenset(damaged))
+                if repaired is not None:
+                    for finding in _listed(damaged):
+                        repaired(finding)
+                damaged = {}
+            else:
+                for file, found in _compare(path, manifest, source, options, jobs):
+                    damaged.setdefault(file, []).extend(found)
+    damage += _listed(damaged)
     if damage:
         more = f"\n  … and {len(damage) - _SHOWN} more" if len(damage) > _SHOWN else ""
         raise DamageError(f"{display(path)} is damaged:\n  " + "\n  ".join(damage[:_SHOWN]) + more)
     return manifest
 
 
-def _options_of(manifest: Manifest, labels: str | None, jobs: int | None) -> Options:
+def _listed(damaged: dict[str, list[str]]) -> list[str]:
+    return [finding for file in sorted(damaged) for finding in damaged[file]]
+
+
+def _check_shards(path: str, manifest: Manifest, jobs: int, backend: str) -> dict[str, list[str]]:
+    """What is wrong with the shards, by file."""
+    tasks = ((path, manifest, shard) for shard in manifest.shards)
+    return {file: found for file, found in parallel.run(_check_shard, tasks, jobs=jobs, backend=backend) if found}
+
+
+def _options_of(manifest: Manifest, labels: str | None, running: Options) -> Options:
     """The options a data set was converted with."""
     kept = dict(manifest.options)
     try:
@@ -93,7 +111,7 @@ def _options_of(manifest: Manifest, labels: str | None, jobs: int | None) -> Opt
         kept["dtype"] = {name or None: dtype for name, dtype in kept["dtype"].items()}
         if kept["shard_size"] is None:
             del kept["shard_size"]
-        return Options(**kept, jobs=jobs)
+        return Options(**kept, jobs=running.jobs, backend=running.backend, scheduler=running.scheduler)
     except UsageError:
         raise
     except (TypeError, ValueError, LookupError, AttributeError) as error:

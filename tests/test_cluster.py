@@ -118,11 +118,8 @@ def test_a_cluster_writes_the_same_bytes(
     assert (again.returncode, again.stdout.count("nothing left to do")) == (3, 1), again
 
 
-def test_a_worker_killed_in_the_middle_is_made_up_for(
-    cluster: Cluster, source: Path, whole: dict[str, bytes], tmp_path: Path
-) -> None:
-    workers = [cluster.worker() for _ in range(2)]
-    out = tmp_path / "out"
+def started(cluster: Cluster, source: Path, out: Path, shards: int) -> subprocess.Popen[str]:
+    """A conversion on the cluster that has committed some shards and is not done."""
     words = ["convert", "arrays", str(out), *SHARDS, "--on-error", "skip", "--backend", "dask"]
     run = subprocess.Popen(
         [*COMMAND, *words, "--scheduler", cluster.address],
@@ -132,8 +129,17 @@ def test_a_worker_killed_in_the_middle_is_made_up_for(
         text=True,
     )
     end = time.monotonic() + 60
-    while len(list(out.glob("*.tfrecord"))) < 2 and run.poll() is None and time.monotonic() < end:
+    while len(list(out.glob("*.tfrecord"))) < shards and run.poll() is None and time.monotonic() < end:
         time.sleep(0.002)
+    return run
+
+
+def test_a_worker_killed_in_the_middle_is_made_up_for(
+    cluster: Cluster, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    workers = [cluster.worker() for _ in range(2)]
+    out = tmp_path / "out"
+    run = started(cluster, source, out, 2)
     assert not (out / "manifest.json").exists()
     workers[0].kill()
     _, told = run.communicate(timeout=120)
@@ -146,23 +152,49 @@ def test_a_cluster_that_is_gone_ends_the_run_and_the_next_goes_on(
 ) -> None:
     cluster.worker()
     out = tmp_path / "out"
-    words = ["convert", "arrays", str(out), *SHARDS, "--on-error", "skip", "--backend", "dask"]
-    run = subprocess.Popen(
-        [*COMMAND, *words, "--scheduler", cluster.address],
-        cwd=source.parent,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    end = time.monotonic() + 60
-    while not list(out.glob("*.tfrecord")) and run.poll() is None and time.monotonic() < end:
-        time.sleep(0.002)
+    run = started(cluster, source, out, 1)
     cluster.close()
     _, told = run.communicate(timeout=120)
     assert run.returncode == 8, told
     assert "Run the same command again" in told
     assert convert(source.parent, out).returncode == 3
     assert tree(out) == whole
+
+
+def test_a_cluster_verifies_and_repairs(
+    cluster: Cluster, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    cluster.worker()
+    out = tmp_path / "out"
+    for name, data in whole.items():
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (out / name).write_bytes(data)
+    words = [*COMMAND, "verify", "out", "--backend", "dask", "--scheduler", cluster.address, "--source", str(source)]
+
+    def verify(*options: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*words, *options], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+
+    assert verify().returncode == 0
+    (out / "train-00003-of-00012.tfrecord").write_bytes(b"")
+    found = verify()
+    assert (found.returncode, "train-00003-of-00012.tfrecord: " in found.stderr) == (7, True), found
+    repaired = verify("--repair")
+    assert (repaired.returncode, "Repaired:\n  train-00003" in repaired.stdout) == (0, True), repaired
+    assert tree(out) == whole
+
+
+def test_a_backend_of_ones_own_goes_by_its_name(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+    code = """
+import joblib, sys
+from joblib._parallel_backends import ThreadingBackend
+class Plain(ThreadingBackend):
+    supports_return_generator = False
+joblib.register_parallel_backend("plain", Plain)
+import npy2tfrecord
+npy2tfrecord.convert("arrays", sys.argv[1], backend="plain", jobs=2, num_shards=12, stats=True, seed=3, on_error="skip")
+"""
+    subprocess.run([sys.executable, "-c", code, tmp_path / "out"], cwd=source.parent, check=True, timeout=120)
+    assert tree(tmp_path / "out") == whole
 
 
 def test_a_local_cluster_is_started_and_ended(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
@@ -185,22 +217,34 @@ def test_a_worker_with_another_version_or_without_the_package_is_named(
 ) -> None:
     cluster.worker()
     paths = tmp_path / "paths"
-    (paths / "npy2tfrecord-0.0.1.dist-info").mkdir(parents=True)
-    metadata = paths / "npy2tfrecord-0.0.1.dist-info" / "METADATA"
-    metadata.write_text("Metadata-Version: 2.1\nName: npy2tfrecord\nVersion: 0.0.1\n")
+    old_version(paths)
     other = cluster.worker(PYTHONPATH=str(paths))
     refused(cluster, source, tmp_path / "out", "has npy2tfrecord 0.0.1; expected")
     other.kill()
     other.wait(30)
-    (paths / "sitecustomize.py").write_text(
-        "import importlib.metadata as m\nplain = m.Distribution.from_name.__func__\n"
-        "def lacking(cls, name):\n"
-        "    if name == 'npy2tfrecord':\n        raise m.PackageNotFoundError(name)\n    return plain(cls, name)\n"
-        "m.Distribution.from_name = classmethod(lacking)\n"
-    )
-    metadata.unlink()
-    cluster.worker(PYTHONPATH=str(paths))
+    (tmp_path / "lacking").mkdir()
+    (tmp_path / "lacking" / "sitecustomize.py").write_text(LACKING)
+    cluster.worker(PYTHONPATH=str(tmp_path / "lacking"))
     refused(cluster, source, tmp_path / "out", "has no package npy2tfrecord")
+
+
+def old_version(paths: Path) -> None:
+    """Make a folder that, on Python's path, lets this package be of an old version."""
+    (paths / "npy2tfrecord-0.0.1.dist-info").mkdir(parents=True)
+    metadata = paths / "npy2tfrecord-0.0.1.dist-info" / "METADATA"
+    metadata.write_text("Metadata-Version: 2.1\nName: npy2tfrecord\nVersion: 0.0.1\n")
+
+
+LACKING = """
+import sys, importlib.metadata as m
+sys.modules["npy2tfrecord"] = None
+plain = m.Distribution.from_name.__func__
+def lacking(cls, name):
+    if name == "npy2tfrecord":
+        raise m.PackageNotFoundError(name)
+    return plain(cls, name)
+m.Distribution.from_name = classmethod(lacking)
+"""
 
 
 ELSEWHERE = """
@@ -229,6 +273,56 @@ def test_a_worker_that_sees_another_file_system_is_named(cluster: Cluster, sourc
     other.wait(30)
     cluster.worker(PYTHONPATH=str(paths), HIDDEN=str(source))
     refused(cluster, source, tmp_path / "new", f"does not see the source {source}")
+
+
+@pytest.mark.parametrize("lack", ["version", "sources", "output"])
+def test_a_worker_that_comes_later_and_does_not_fit_is_named(
+    lack: str, cluster: Cluster, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    first, out, paths = cluster.worker(), tmp_path / "out", tmp_path / "paths"
+    run = started(cluster, source, out, 2)
+    first.kill()  # all that is left goes to the next
+    assert run.poll() is None, run.communicate()
+    if lack == "version":
+        old_version(paths)
+    else:
+        paths.mkdir()
+        (paths / "sitecustomize.py").write_text(ELSEWHERE)
+    other = cluster.worker(PYTHONPATH=str(paths), HIDDEN=str(source if lack == "sources" else out))
+    _, told = run.communicate(timeout=120)
+    assert run.returncode == 2, told
+    assert "Traceback" not in told
+    expected = {
+        "version": "has npy2tfrecord 0.0.1; expected",
+        "sources": f"does not see the source {source}",
+        "output": f"does not share the output's file system {out}",
+    }
+    assert "npy2tfrecord: Dask worker tcp://127.0.0.1:" in told
+    assert expected[lack] in told
+    assert "Run the same command again" in told
+    other.kill()
+    other.wait(30)
+    cluster.worker()
+    run_again = convert(source.parent, out, "--backend", "dask", "--scheduler", cluster.address)
+    assert run_again.returncode == 3, run_again.stderr
+    assert tree(out) == whole
+
+
+def test_a_worker_that_comes_later_and_lacks_the_package_takes_nothing_down(
+    cluster: Cluster, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    first, out, paths = cluster.worker(), tmp_path / "out", tmp_path / "paths"
+    run = started(cluster, source, out, 2)
+    first.send_signal(signal.SIGSTOP)  # so that there is work for the next
+    assert run.poll() is None, run.communicate()
+    paths.mkdir()
+    (paths / "sitecustomize.py").write_text(LACKING)
+    other = cluster.worker(PYTHONPATH=str(paths))
+    other.wait(60)  # Dask ends a worker that cannot read its tasks
+    first.send_signal(signal.SIGCONT)
+    _, told = run.communicate(timeout=120)
+    assert run.returncode == 3, told
+    assert tree(out) == whole
 
 
 def test_no_scheduler_and_no_worker_are_told(cluster: Cluster, source: Path, tmp_path: Path) -> None:

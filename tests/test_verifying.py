@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -323,9 +325,22 @@ def test_changed_values_are_told_by_their_source(source: Path, tmp_path: Path, c
     assert "60 source files then, 59 now" in command(*words, "--check-sources").err
 
 
-def test_repair_needs_the_sources(out: Path) -> None:
+def test_repair_says_what_it_repaired(out: Path, source: Path, command: Command) -> None:
+    file = manifest.load(out).shards[0].file
+    (out / file).write_bytes(b"")
+    (out / "features.json").unlink()
+    told = command.ok("verify", out, "--repair", "--source", source).out
+    assert re.search(rf"Repaired:\n  features.json: .*\n  {file}: .*\n.* are whole\n", told), told
+    assert "Repaired" not in command.ok("verify", out, "--repair", "--source", source).out
+    (out / file).write_bytes(b"")
+    (told,) = json.loads(command.ok("verify", out, "--repair", "--json", "--source", source).out)["repaired"]
+    assert told.startswith(f"{file}: ")
+
+
+def test_repair_needs_the_sources(out: Path, source: Path, command: Command) -> None:
     with pytest.raises(UsageError, match="repair needs the sources"):
         verify(out, repair=True)
+    command.refused(2, "OUT is missing", "verify OUT --source SOURCE...", words=("verify", "--source", source, out))
 
 
 # --- the readers --------------------------------------------------------------------------------
