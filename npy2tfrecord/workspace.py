@@ -53,7 +53,7 @@ class Workspace:
         """Make the directories and take the lock. Raises `ConflictError` when another run has it."""
         try:
             above = os.path.abspath(self.out)
-            while not os.path.lexists(above := os.path.dirname(above)):
+            while not os.path.lexists(above := os.path.dirname(above)) and above != os.sep:
                 self._made.insert(0, above)
             index = os.path.join(self.out, manifests.INDEX_DIR)
             wanted = [*self._made, self.out, self.path, index]  # ours before the index: it tells whose directory it is
@@ -159,6 +159,8 @@ class Workspace:
             return []
         except NotADirectoryError:
             raise ConflictError(f"{display(self.out)} is a file; expected a directory, or a name not used") from None
+        except OSError as error:
+            raise OutputError.from_os("look into", self.out, error) from error
         return [] if DIRECTORY in names or manifests.FILE_NAME in names else sorted(names)
 
     def plan(self) -> dict[str, Any] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -15,11 +16,12 @@ from npy2tfrecord.errors import Error, InputError, OutputError
 
 OPTIONS = {"num_shards": 3, "jobs": 1, "seed": 5}
 ERRORS = {
-    "open": (errno.EMFILE, errno.EACCES, errno.EROFS),
+    "open": (errno.EMFILE, errno.EACCES, errno.EROFS, errno.ESTALE),
     "write": (errno.ENOSPC, errno.EDQUOT, errno.EIO),
     "fsync": (errno.EIO, errno.ENOSPC),
     "close": (errno.EIO, errno.ENOSPC),
-    "rename": (errno.EIO, errno.EACCES),
+    "rename": (errno.EIO, errno.EACCES, errno.ESTALE),
+    "readv": (errno.EIO, errno.ESTALE),
     "mkdir": (errno.EACCES, errno.ENOSPC),
 }
 
@@ -97,6 +99,26 @@ def test_overwriting_goes_on_where_it_was_stopped(source: Path, tmp_path: Path) 
     assert {path: path.stat().st_ino for path in done} != done
 
 
+def test_a_directory_that_cannot_be_looked_into_is_told(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> list[str]:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    with pytest.raises(OutputError, match=f"cannot look into {tmp_path}/out: Permission denied"):
+        convert(source, tmp_path / "out", **OPTIONS)
+
+
+def test_a_disk_of_which_nothing_can_be_asked_is_no_endless_search(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os.path, "lexists", lambda path: False)
+    convert(source, tmp_path / "out", **OPTIONS)
+    monkeypatch.undo()
+    verify(tmp_path / "out")
+
+
 def test_a_shard_whose_sync_failed_is_written_anew(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     with injected("fsync", Injector(1, 1)), pytest.raises(OutputError, match="Input/output error"):
@@ -110,8 +132,6 @@ def test_a_shard_whose_sync_failed_is_written_anew(source: Path, whole: dict[str
 def test_no_room_is_found_out_before_the_first_write(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     status = os.statvfs(tmp_path)
     full = os.statvfs_result((status.f_bsize, 1, 10, 0, 0, *tuple(status)[5:]))
     monkeypatch.setattr(os, "statvfs", lambda path: full)

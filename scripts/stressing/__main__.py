@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from calls import kill_at_calls
+from calls import fail_at_calls, kill_at_calls
 from disks import fill_disks
 from jobs import Chance, Job, Told, fail
 from kills import kill_chain, kill_group, kill_parent, kill_worker, stop_worker
@@ -118,6 +118,7 @@ RUNS: dict[str, tuple[Callable[[Path, int, Chance, float], Told], int, str]] = {
     "kill-at-calls": (kill_at_calls("only process"), 1000, "SIGKILL at each of the first N calls of a kind (strace)"),
     "kill-parent-at-calls": (kill_at_calls("parent"), 1000, "the same for a parent with two workers"),
     "kill-worker-at-calls": (kill_at_calls("worker"), 1000, "the same for one of two workers"),
+    "fail-at-calls": (fail_at_calls, 1000, "an error from each of the first N calls of a kind, once or from then on"),
     "full-disk": (fill_disks, 50, "output on full disks of that many sizes (needs root)"),
     "flip-bits": (flip_bits, 4, "every bit and length of a shard of 64 KiB, in so many processes"),
     "fuzz-npy": (fuzz("npy"), 10_000_000, ".npy files that lie, against np.load"),

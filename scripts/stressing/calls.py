@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -11,12 +12,33 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
-from jobs import Chance, Job, Told, children, fail, is_alive
+from jobs import Chance, Job, Told, children, fail, is_alive, tree
 
 CALLS = ("openat", "close", "write", "fsync", "rename", "unlink", "pwrite64", "mkdir", "rmdir", "ftruncate")
+FAILING = (
+    *CALLS,
+    "newfstatat",
+    "fstat",
+    "read",
+    "pread64",
+    "preadv",
+    "readv",
+    "writev",
+    "getdents64",
+    "statfs",
+)
+ERRORS = {
+    "openat": ("EMFILE", "EACCES", "EROFS", "ESTALE", "ENOSPC"),
+    "write": ("ENOSPC", "EDQUOT", "EIO"),
+    "fsync": ("EIO", "ENOSPC"),
+    "rename": ("EIO", "EACCES", "ESTALE"),
+    "mkdir": ("EACCES", "ENOSPC"),
+}
 
 
 def _state(pid: int) -> str:
@@ -86,14 +108,51 @@ def _kill_at_call(root: Path, count: int, whose: str, call: str, end: float) -> 
     return told
 
 
+def _fail_at_call(root: Path, count: int, call: str, end: float) -> Told:
+    """Every call of one kind fails once, or from then on; each time followed by a run to the end."""
+    told: Told = Counter()
+    job = Job(root, files=16, floats=100)
+    out, log = root / "out", root / "trace"
+    for number in range(1, count + 1):
+        hits = 0
+        for lasting, error in product(("", "+"), ERRORS.get(call, ("EIO",))):
+            if time.monotonic() > end:
+                return told + Counter({"stopped by the time budget": 1})
+            what = f"{call} {number}{lasting} with {error}"
+            words = ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={number}{lasting}"]
+            code, said = _traced(job, out, "only process", words, log)
+            hits += "(INJECTED)" in log.read_text(errors="replace")
+            job.check_in_sight(out)
+            if code == 0 and not set(job.whole.items()) <= set(tree(out).items()):
+                fail(f"{what}: exit code 0, but not all is there")
+            if call == "write" and lasting and not said:  # what is wrong cannot be written either
+                code = 5 if code else 0
+            elif code not in (0, 2, 4, 5) or (code and os.strerror(getattr(errno, error)) not in said):
+                fail(f"{what}: exit code {code}: {said}")
+            told[f"{call} exit code {code}"] += 1
+            job.finish(out)
+            shutil.rmtree(out)
+        if not hits:
+            break
+    return told
+
+
 def kill_at_calls(whose: str) -> Callable[[Path, int, Chance, float], Told]:
     def run(root: Path, count: int, chance: Chance, end: float) -> Told:
-        if not shutil.which("strace"):
-            return Counter({"skipped: strace is not installed": 1})
-        told: Told = Counter()
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
-            for one in [pool.submit(_kill_at_call, root / call, count, whose, call, end) for call in CALLS]:
-                told += one.result()
-        return told
+        return _at_once(_kill_at_call, [(root / call, count, whose, call, end) for call in CALLS])
 
     return run
+
+
+def fail_at_calls(root: Path, count: int, chance: Chance, end: float) -> Told:
+    return _at_once(_fail_at_call, [(root / call, count, call, end) for call in FAILING])
+
+
+def _at_once(function: Callable[..., Told], tasks: list[tuple[Any, ...]]) -> Told:
+    if not shutil.which("strace"):
+        return Counter({"skipped: strace is not installed": 1})
+    told: Told = Counter()
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("fork")) as pool:
+        for one in [pool.submit(function, *task) for task in tasks]:
+            told += one.result()
+    return told

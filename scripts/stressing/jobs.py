@@ -14,7 +14,7 @@ from pathlib import Path
 import joblib.externals.loky.process_executor  # noqa: F401  imported here once, not in every fork
 import numpy as np
 
-from npy2tfrecord import cli, comparer, converter, parallel, report  # noqa: F401
+from npy2tfrecord import cli, comparer, converter, parallel, progress, report  # noqa: F401
 
 Told = Counter[str]
 Chance = random.Random
@@ -64,13 +64,13 @@ class Job:
             if stopped:
                 os.kill(os.getpid(), signal.SIGSTOP)
             if stop_workers:
-                begin = parallel._begin_worker
+                begin = parallel.begin_worker
 
                 def stop(parent: int) -> None:
                     begin(parent)
                     os.kill(os.getpid(), signal.SIGSTOP)
 
-                parallel._begin_worker = stop
+                parallel.begin_worker = stop
             sys.argv = ["npy2tfrecord", *words, str(self.source), str(out)]
             code = cli.main()
         except BaseException:

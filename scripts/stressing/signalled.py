@@ -18,8 +18,13 @@ WAYS = ("foreground", "terminal", "background", "nohup", "setsid")
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMAND = """
 import sys
-from npy2tfrecord import cli, converter
-converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
+from npy2tfrecord import cli
+parser, run, summary = cli.COMMANDS["convert"]
+def run_with_workers(arguments):
+    from npy2tfrecord import converter  # no sooner than the command imports it
+    converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
+    return run(arguments)
+cli.COMMANDS["convert"] = parser, run_with_workers, summary
 sys.exit(cli.main())
 """
 IN_BACKGROUND = '"$@" & echo $!; wait $!'  # as a script does, where a command so started ignores SIGINT
