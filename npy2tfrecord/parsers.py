@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from npy2tfrecord.completion import SHELLS
 
@@ -16,15 +17,25 @@ exit codes:
 """
 
 
-def _parser(name: str, description: str) -> argparse.ArgumentParser:
+def _parser(name: str, words: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"npy2tfrecord {name}",
+        usage=f"npy2tfrecord {name} {words}",
         description=description,
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
+
+
+def _add_sources(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("sources", metavar="SOURCE", nargs="+", help="PATH or NAME=PATH: a directory, .npy or .npz file")
+
+
+def _add_out(parser: argparse.ArgumentParser, **how: Any) -> None:
+    parser.add_argument("out", metavar="OUT", help="the directory that convert wrote", **how)
 
 
 def _add_choosing(parser: argparse.ArgumentParser) -> None:
@@ -61,12 +72,11 @@ def _add_plot(parser: argparse.ArgumentParser, what: str) -> None:
 def convert_parser() -> argparse.ArgumentParser:
     """Of `npy2tfrecord convert`."""
     parser = _parser(
-        "convert", "Convert .npy and .npz files to sharded TFRecords. Run it again to go on where it stopped."
+        "convert",
+        "[options] SOURCE... OUT",
+        "Convert .npy and .npz files to sharded TFRecords. Run it again to go on where it stopped.",
     )
-    parser.usage = "npy2tfrecord convert [options] SOURCE... OUT"
-    parser.add_argument(
-        "sources", metavar="SOURCE", nargs="+", help="PATH or NAME=PATH: a directory, .npy or .npz file"
-    )
+    _add_sources(parser)
     parser.add_argument("out", metavar="OUT", help="the directory to write")
     _add_choosing(parser)
     group = parser.add_argument_group("features and labels")
@@ -99,11 +109,8 @@ def convert_parser() -> argparse.ArgumentParser:
 
 def scan_parser() -> argparse.ArgumentParser:
     """Of `npy2tfrecord scan`."""
-    parser = _parser("scan", "Show what arrays there are, by their headers alone.")
-    parser.usage = "npy2tfrecord scan [options] SOURCE..."
-    parser.add_argument(
-        "sources", metavar="SOURCE", nargs="+", help="PATH or NAME=PATH: a directory, .npy or .npz file"
-    )
+    parser = _parser("scan", "[options] SOURCE...", "Show what arrays there are, by their headers alone.")
+    _add_sources(parser)
     _add_choosing(parser)
     _add_running(parser)
     _add_plot(parser, "how each axis varies")
@@ -113,9 +120,8 @@ def scan_parser() -> argparse.ArgumentParser:
 
 def info_parser() -> argparse.ArgumentParser:
     """Of `npy2tfrecord info`."""
-    parser = _parser("info", "Show the features, shapes, splits and shards of a converted data set.")
-    parser.usage = "npy2tfrecord info [options] OUT"
-    parser.add_argument("out", metavar="OUT", help="the directory that convert wrote")
+    parser = _parser("info", "[options] OUT", "Show the features, shapes, splits and shards of a converted data set.")
+    _add_out(parser)
     parser.add_argument("--shards", action="store_true", default=False, help="list every shard")
     _add_plot(parser, "axes that vary, shards, classes by split, ranges of values")
     _add_json(parser)
@@ -124,9 +130,10 @@ def info_parser() -> argparse.ArgumentParser:
 
 def verify_parser() -> argparse.ArgumentParser:
     """Of `npy2tfrecord verify`."""
-    parser = _parser("verify", "Check every byte of a converted data set, from the disk.")
-    parser.usage = "npy2tfrecord verify [options] OUT [--source SOURCE...]"
-    parser.add_argument("out", metavar="OUT", nargs="?", default=None, help="the directory that convert wrote")
+    parser = _parser(
+        "verify", "[options] OUT [--source SOURCE...]", "Check every byte of a converted data set, from the disk."
+    )
+    _add_out(parser, nargs="?", default=None)
     add = parser.add_argument
     add("--source", metavar="SOURCE", nargs="+", help="compare with these sources too; takes all words up to an option")
     add("--labels", metavar="FILE.csv", help="the table of labels, if there was one")
@@ -138,9 +145,8 @@ def verify_parser() -> argparse.ArgumentParser:
 
 def export_parser() -> argparse.ArgumentParser:
     """Of `npy2tfrecord export`."""
-    parser = _parser("export", "Write the arrays of a converted data set back to .npy files.")
-    parser.usage = "npy2tfrecord export [options] OUT DIR"
-    parser.add_argument("out", metavar="OUT", help="the directory that convert wrote")
+    parser = _parser("export", "[options] OUT DIR", "Write the arrays of a converted data set back to .npy files.")
+    _add_out(parser)
     parser.add_argument("directory", metavar="DIR", help="where the .npy files go")
     parser.add_argument("--overwrite", action="store_true", default=False, help="replace files that are there")
     _add_json(parser)
@@ -149,9 +155,10 @@ def export_parser() -> argparse.ArgumentParser:
 
 def show_parser() -> argparse.ArgumentParser:
     """Of `npy2tfrecord show`."""
-    parser = _parser("show", "Show one example of a converted data set: shapes, dtypes, ranges and values.")
-    parser.usage = "npy2tfrecord show [options] OUT KEY"
-    parser.add_argument("out", metavar="OUT", help="the directory that convert wrote")
+    parser = _parser(
+        "show", "[options] OUT KEY", "Show one example of a converted data set: shapes, dtypes, ranges and values."
+    )
+    _add_out(parser)
     parser.add_argument("key", metavar="KEY", help="of the example: its file's path below the source, without suffix")
     _add_plot(parser, "the arrays")
     _add_json(parser)
@@ -160,7 +167,6 @@ def show_parser() -> argparse.ArgumentParser:
 
 def completion_parser() -> argparse.ArgumentParser:
     """Of `npy2tfrecord completion`."""
-    parser = _parser("completion", "Print the script that completes this command in a shell.")
-    parser.usage = "npy2tfrecord completion bash|zsh|fish"
+    parser = _parser("completion", "bash|zsh|fish", "Print the script that completes this command in a shell.")
     parser.add_argument("shell", metavar="bash|zsh|fish", choices=SHELLS, help="the shell")
     return parser
