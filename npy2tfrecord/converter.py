@@ -16,7 +16,7 @@ from npy2tfrecord import manifest as manifests
 from npy2tfrecord.comparer import compare
 from npy2tfrecord.dispatcher import write_all
 from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, UnstableError, display
-from npy2tfrecord.finder import Found, find
+from npy2tfrecord.finder import Found, search
 from npy2tfrecord.identity import data_hash, identity_of
 from npy2tfrecord.joiner import Examples, join
 from npy2tfrecord.manifest import FeatureInfo, Hash, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
@@ -43,6 +43,8 @@ class Progress:
     bytes_total: int
     shards_done: int
     shards_total: int
+    files_found: int = 0
+    files_scanned: int = 0  # whose headers are read; bytes are known after the last
 
 
 ProgressFunction = Callable[[Progress], None]
@@ -94,6 +96,7 @@ class Conversion:
         self.workspace = Workspace(out, sync=options.fsync)
         self._done = 0
         self._shards_done = 0
+        self._files = 0, 0  # found, scanned
 
     def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
@@ -109,15 +112,15 @@ class Conversion:
                 f"{display(workspace.out)} holds other files ({', '.join(map(display, foreign[:3]))}"
                 f"{', …' * (len(foreign) > 3)}); expected an empty or new directory"
             )
-        found = find(self.sources, options)
-        identity = identity_of(found)
+        found, steps = search(self.sources, options)
         earlier = None if self.overwrite else workspace.found_manifest()
         if earlier is not None:
-            self._check_same(dict(earlier.options), dict(earlier.sources), identity)
+            list(steps)  # what is complete needs no header
+            self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(found))
             knows_all = options.labels in (None, "dirs") and not options.check_sources
             if knows_all and not damaged and not self._lost_shards(earlier):
                 return self._complete(earlier)
-        planned = self._plan(found, identity)
+        planned, identity = self._plan(found, steps)
         if earlier is not None:
             self._check_same(dict(earlier.options), dict(earlier.sources), identity)
             if not damaged and not self._lost_shards(earlier):  # the table of labels, which has no name, is the same
@@ -151,17 +154,19 @@ class Conversion:
 
     def plan_like(self, manifest: Manifest) -> Plan:
         """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
-        found = find(self.sources, self.options)
-        identity = identity_of(found)
-        planned = self._plan(found, identity)
+        planned, identity = self._plan(*search(self.sources, self.options))
         self._check_same(dict(manifest.options), dict(manifest.sources), identity)
         return planned
 
-    def _plan(self, found: dict[str | None, Found], identity: dict[str, Any]) -> Plan:
-        """The plan for the files found; what tells it from others is added to `identity`."""
-        planned = plan(join(read_headers(found, self.options), self.options), self.options)
-        identity |= {"examples": len(planned.examples), "data": data_hash(planned)}
-        return planned
+    def _plan(self, found: dict[str | None, Found], steps: Iterator[None]) -> tuple[Plan, dict[str, Any]]:
+        """The plan for the files found and those that `steps` still finds, and what tells it from others."""
+        planned = plan(join(read_headers(found, self.options, steps, self._tell_files), self.options), self.options)
+        return planned, identity_of(found) | {"examples": len(planned.examples), "data": data_hash(planned)}
+
+    def _tell_files(self, found: int, scanned: int) -> None:
+        self._files = found, scanned
+        if self.progress is not None:
+            self.progress(Progress(0, 0, 0, 0, found, scanned))
 
     def _complete(self, manifest: Manifest) -> Manifest:
         """Nothing is left to do, but perhaps the last step of a run that was killed at it."""
@@ -282,8 +287,8 @@ class Conversion:
 
         def tell() -> None:
             if self.progress is not None:
-                unfinished = workspace.written_bytes()
-                self.progress(Progress(min(self._done + unfinished, total), total, self._shards_done, len(sizes)))
+                done = min(self._done + workspace.written_bytes(), total)
+                self.progress(Progress(done, total, self._shards_done, len(sizes), *self._files))
 
         tell()
         write_all(planned, missing, workspace, options, jobs, check, done, tell)

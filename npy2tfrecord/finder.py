@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -27,19 +28,18 @@ class FileSet:
     dirs: list[bytes] = field(default_factory=list)
     dir_keys: list[bytes] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
-    _dir_lengths: list[tuple[int, int]] = field(default_factory=list)  # (directory, files found in it)
+    dir_lengths: list[int] = field(default_factory=list)  # files found in each
 
     def add(self, directory: bytes, key: bytes, names: list[bytes]) -> None:
         if names:
-            self._dir_lengths.append((len(self.dirs), len(names)))
+            self.dir_lengths.append(len(names))
             self.dirs.append(directory)
             self.dir_keys.append(key)
             self.names.extend(names)
 
     @property
     def dir_ids(self) -> np.ndarray:
-        ids = np.array(self._dir_lengths, dtype=np.int32).reshape(-1, 2)
-        return np.repeat(ids[:, 0], ids[:, 1])
+        return np.repeat(np.arange(len(self.dirs), dtype=np.int32), self.dir_lengths)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,35 +56,50 @@ class Found:
 
 
 def find(sources: tuple[tuple[str | None, bytes], ...], options: Options) -> dict[str | None, Found]:
-    """All files of the sources, by the feature's name (None where it has none).
+    """All files of the sources; see `search`."""
+    found, steps = search(sources, options)
+    for _ in steps:
+        pass
+    return found
 
-    A directory's files come before those of its subdirectories, both sorted by their bytes.
-    Whatever cannot be looked into is listed as a problem. Raises `UsageError` for a source that
-    does not exist.
+
+def search(
+    sources: tuple[tuple[str | None, bytes], ...], options: Options
+) -> tuple[dict[str | None, Found], Iterator[None]]:
+    """The files of the sources, by the feature's name (None where it has none), and the steps that find them.
+
+    With each step, the files of one more directory or source are there; after the last, all of them. A directory's
+    files come before those of its subdirectories, both sorted by their bytes. Whatever cannot be looked into is listed
+    as a problem. Raises `UsageError` for a source that does not exist.
     """
     listed = read_file_list(options.files_from) if options.files_from else None
     selection = Selection.of(options.include, options.exclude)
-    found: dict[str | None, Found] = {}
-    for name, path in sources:
-        into = found.setdefault(name, Found(single_file=name not in found))
+    kinds = []
+    for _, path in sources:
         try:
-            mode = os.stat(path).st_mode
+            kinds.append(stat.S_ISDIR(os.stat(path).st_mode))
         except OSError as error:
             raise UsageError(f"source {display(path)}: {error.strerror}") from None
-        if not stat.S_ISDIR(mode):
-            if path[-4:] not in SUFFIXES:
-                raise UsageError(f"source {display(path)}: expected a directory, a .npy or a .npz file")
-            directory, _, file = path.rpartition(b"/")
-            _add_files(into, directory + b"/" if directory or path[:1] == b"/" else b"", b"", [file])
-            into.single_file = into.single_file and len(into.npy) + len(into.npz) == 1
-            continue
-        into.single_file = False
-        root = path if path.endswith(b"/") else path + b"/"
-        if listed is None:
-            _walk(into, root, selection, options.follow_symlinks)
-        else:
-            _take_listed(into, root, listed, selection)
-    return found
+        if not kinds[-1] and path[-4:] not in SUFFIXES:
+            raise UsageError(f"source {display(path)}: expected a directory, a .npy or a .npz file")
+    found: dict[str | None, Found] = {}
+
+    def steps() -> Iterator[None]:
+        for (name, path), is_directory in zip(sources, kinds, strict=True):
+            into = found.setdefault(name, Found(single_file=name not in found))
+            if not is_directory:
+                directory, _, file = path.rpartition(b"/")
+                _add_files(into, directory + b"/" if directory or path[:1] == b"/" else b"", b"", [file])
+                into.single_file = into.single_file and len(into.npy) + len(into.npz) == 1
+                continue
+            into.single_file = False
+            root = path if path.endswith(b"/") else path + b"/"
+            if listed is None:
+                yield from _walk(into, root, selection, options.follow_symlinks)
+            else:
+                _take_listed(into, root, listed, selection)
+
+    return found, steps()
 
 
 def _add_files(into: Found, directory: bytes, key: bytes, names: list[bytes]) -> None:
@@ -104,7 +119,7 @@ def _take_listed(into: Found, root: bytes, paths: list[bytes], selection: Select
         _add_files(into, root + key, key, names)
 
 
-def _walk(into: Found, root: bytes, selection: Selection, follow_symlinks: bool) -> None:
+def _walk(into: Found, root: bytes, selection: Selection, follow_symlinks: bool) -> Iterator[None]:
     stack: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(b"", frozenset())]
     choosy = not selection.is_everything
     while stack:
@@ -145,6 +160,7 @@ def _walk(into: Found, root: bytes, selection: Selection, follow_symlinks: bool)
         _add_files(into, directory, key, files)
         subdirectories.sort(reverse=True)
         stack.extend((key + name + b"/", ancestors) for name in subdirectories)
+        yield
 
 
 def _sort_link(

@@ -26,9 +26,10 @@ Result = TypeVar("Result")
 
 _OWN_PROCESSES = ("loky", "multiprocessing")  # whose workers are children of this process
 _PARENT_POLL_SECONDS = 0.5
-_TICK_SECONDS = 0.5
+TICK_SECONDS = 0.5
 _CALLS_PER_JOB = 4
-_STOPPED_TICKS = 10  # in a row that see a worker stopped before it is given up
+_END_SECONDS = 1.0  # that a killed worker takes at most
+STOPPED_TICKS = 10  # in a row that see a worker stopped before it is given up
 _DEATHS = 4  # of workers until it is no accident
 
 
@@ -107,7 +108,7 @@ def run_once(
     # same, unless it is told in which, and a run that is killed would leave it.
     settings: dict[str, Any] = {}
     if backend == "loky":
-        settings = {"initializer": _begin_worker, "initargs": (os.getpid(),), "temp_folder": gettempdir()}
+        settings = {"initializer": begin_worker, "initargs": (os.getpid(),), "temp_folder": gettempdir()}
     if backend == "dask":
         tick, function = _both(tick, cluster.watch_for_workers()), cluster.guarded(function)
     _register(backend)
@@ -195,8 +196,13 @@ def prefer_fork() -> None:
     _own_process = True
 
 
+def can_fork() -> bool:
+    """Whether workers may be forks of this process as it is now."""
+    return _own_process and sys.platform == "linux" and threading.active_count() == 1
+
+
 def _set_start_method() -> None:
-    if _own_process and sys.platform == "linux" and threading.active_count() == 1:
+    if can_fork():
         from joblib.externals.loky.backend import context
 
         warnings.filterwarnings("ignore", message=".*fork.*", category=UserWarning)
@@ -208,9 +214,13 @@ def stop_workers() -> None:
     """End the worker processes at once, in whatever state they are."""
     executor = _executor()
     if executor is not None:
-        for process in _processes(executor):
+        processes = list((executor._processes or {}).values())
+        for process in processes:
             with contextlib.suppress(ProcessLookupError, TypeError):
-                os.kill(process, signal.SIGKILL)
+                os.kill(process.pid, signal.SIGKILL)
+        for process in processes:  # joblib looks for children of those that are not gone
+            with contextlib.suppress(Exception):
+                process.join(_END_SECONDS)
         with contextlib.suppress(Exception):
             executor.shutdown(wait=True, kill_workers=True)
 
@@ -238,14 +248,14 @@ def _watched(tick: Callable[[], None] | None, processes: bool) -> Iterator[None]
 
     def watch() -> None:
         seen: dict[int, int] = {}
-        while not ended.wait(_TICK_SECONDS):
+        while not ended.wait(TICK_SECONDS):
             if tick is not None:
                 tick()
             executor = _executor() if processes else None
-            stopped = [pid for pid in _processes(executor) if _is_stopped(pid)] if executor else []
+            stopped = [pid for pid in _processes(executor) if is_stopped(pid)] if executor else []
             seen = {pid: seen.get(pid, 0) + 1 for pid in stopped}
             for pid, ticks in seen.items():
-                if ticks >= _STOPPED_TICKS:
+                if ticks >= STOPPED_TICKS:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
 
@@ -258,7 +268,7 @@ def _watched(tick: Callable[[], None] | None, processes: bool) -> Iterator[None]
         watcher.join()
 
 
-def _is_stopped(pid: int) -> bool:
+def is_stopped(pid: int) -> bool:
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -266,7 +276,7 @@ def _is_stopped(pid: int) -> bool:
     return text.rpartition(")")[2].split()[:1] == ["T"]
 
 
-def _begin_worker(parent: int) -> None:
+def begin_worker(parent: int) -> None:
     for number in (signal.SIGINT, signal.SIGHUP):  # a signal to the group is the parent's to handle
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -8,12 +8,13 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from npy2tfrecord.converter import Progress, ProgressFunction
 
 _LINE_SECONDS = 1.0
+_REFRESH_SECONDS = 0.2
 _USUAL_COLUMNS = 80
 
 
@@ -40,10 +41,13 @@ class _JsonLines:
 
     def show(self, progress: Progress) -> None:
         now = time.monotonic()
-        if now - self._last < _LINE_SECONDS and progress.bytes_done < progress.bytes_total:
+        is_scanning = not progress.bytes_total
+        if now - self._last < _LINE_SECONDS and (is_scanning or progress.bytes_done < progress.bytes_total):
             return
         self._last = now
-        begun, there = self._first = self._first or (now, progress.bytes_done)
+        begun, there = self._first or (now, progress.bytes_done)
+        if not is_scanning:
+            self._first = begun, there
         rate = (progress.bytes_done - there) / (now - begun) if now > begun else 0.0
         left = progress.bytes_total - progress.bytes_done
         line = {
@@ -51,9 +55,11 @@ class _JsonLines:
             "bytes_done": progress.bytes_done,
             "bytes_total": progress.bytes_total,
             "bytes_per_second": round(rate),
-            "seconds_left": 0.0 if not left else round(left / rate, 1) if rate else None,
+            "seconds_left": round(left / rate, 1) if rate and left else None if left or is_scanning else 0.0,
             "shards_done": progress.shards_done,
             "shards_total": progress.shards_total,
+            "files_found": progress.files_found,
+            "files_scanned": progress.files_scanned,
         }
         try:
             sys.stderr.write(json.dumps(line) + "\n")
@@ -63,31 +69,43 @@ class _JsonLines:
 
 
 class _Bar:
+    """A count of files while they are scanned, then a bar of bytes."""
+
     def __init__(self) -> None:
-        self._bar: object = None
+        self._bar: Any = None
+        self._is_of_files = False
+        self._last = 0.0
 
     def show(self, progress: Progress) -> None:
-        from tqdm.auto import tqdm
-
-        if self._bar is None:
-            self._bar = tqdm(
-                total=progress.bytes_total,
-                initial=progress.bytes_done,
-                unit="B",
-                unit_scale=True,
-                file=sys.stderr,
-                ncols=_width(),
-            )
+        now = time.monotonic()
+        is_of_files = not progress.bytes_total
+        if is_of_files and now - self._last < _REFRESH_SECONDS:  # told far more often than anyone can read
+            return
+        self._last = now
+        if self._bar is None or self._is_of_files != is_of_files:
+            self.close()
+            self._bar, self._is_of_files = _tqdm(progress, is_of_files), is_of_files
         bar = self._bar
-        bar.n = progress.bytes_done  # type: ignore[attr-defined]
-        bar.set_postfix_str(  # type: ignore[attr-defined]
-            f"{progress.shards_done}/{progress.shards_total} shards", refresh=False
-        )
-        bar.refresh()  # type: ignore[attr-defined]
+        if is_of_files:
+            bar.n = progress.files_scanned
+            bar.set_postfix_str(f"{progress.files_found} found", refresh=False)
+        else:
+            bar.n = progress.bytes_done
+            bar.set_postfix_str(f"{progress.shards_done}/{progress.shards_total} shards", refresh=False)
+        bar.refresh()
 
     def close(self) -> None:
         if self._bar is not None:
-            self._bar.close()  # type: ignore[attr-defined]
+            self._bar.close()
+
+
+def _tqdm(progress: Progress, is_of_files: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    usual: dict[str, Any] = {"unit_scale": True, "file": sys.stderr, "ncols": _width()}
+    if is_of_files:  # how many there will be is not known
+        return tqdm(desc="scanning", unit=" files", leave=False, **usual)
+    return tqdm(total=progress.bytes_total, initial=progress.bytes_done, unit="B", **usual)
 
 
 def _width() -> int | None:

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import stat
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
-from npy2tfrecord import cluster, npz, parallel, system
+from npy2tfrecord import cluster, npz, parallel
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.example import KEY
-from npy2tfrecord.finder import Found, find
+from npy2tfrecord.finder import Found, search
+from npy2tfrecord.headers import Part, Tell, read_all, special
 from npy2tfrecord.manifest import FEATURE_PATTERN, FeatureInfo
-from npy2tfrecord.npy import FIRST_READ_BYTES, Header, check_size, dtype_from_name, header_size, parse_header
+from npy2tfrecord.npy import Header, dtype_from_name, parse_header
 from npy2tfrecord.options import DEFAULT_FEATURE, Options, Sources, anchored, check_feature_name, parse_sources
 from npy2tfrecord.sources import SourceTable, stamp, unreadable
 from npy2tfrecord.tfrecord import MAX_DATA_BYTES
-
-_FILES_PER_TASK = 4096
-_FILES_FOR_PROCESSES = 30_000  # below, starting worker processes takes longer than reading the headers
 
 
 @dataclass
@@ -64,8 +60,8 @@ def scan(sources: Sources, **options: Any) -> ScanReport:
     parsed = anchored(parse_sources(sources), chosen.backend)
     jobs = parallel.effective_jobs(chosen.jobs)
     with cluster.connected(chosen.backend, chosen.scheduler, jobs, [path for _, path in parsed]):
-        found = find(parsed, chosen)
-        scanned = read_headers(found, chosen)
+        found, steps = search(parsed, chosen)
+        scanned = read_headers(found, chosen, steps)
     infos = []
     for table in scanned.tables:
         counts = np.bincount(table.header_ids, minlength=len(table.headers))
@@ -78,18 +74,21 @@ def scan(sources: Sources, **options: Any) -> ScanReport:
     )
 
 
-def read_headers(found: dict[str | None, Found], options: Options) -> Scan:
-    """Read the header of every file that was found.
+def read_headers(
+    found: dict[str | None, Found], options: Options, steps: Iterable[None] = (), tell: Tell | None = None
+) -> Scan:
+    """Read the header of every file that was found, and of those that `steps` still finds.
 
     Raises `InputError` for the first bad source unless `options.on_error` is "skip", and whenever
     the arrays of a feature differ in dtype or rank; `UsageError` when there are none.
     """
     if options.group_by_suffix and any(name is not None for name in found):
         raise UsageError("group_by_suffix takes the features' names from the files: name no source")
+    parts = read_all(found, options, steps, tell)
     problems = [problem for each in found.values() for problem in each.problems]
     tables: dict[str, SourceTable] = {}
     for name, each in found.items():
-        for table in _scan_files(name, each, options, problems):
+        for table in _scan_files(name, each, parts.get(name, []), options, problems):
             if table.feature in tables:
                 raise UsageError(
                     f"feature {table.feature!r} comes from both {display(tables[table.feature].path(0))} and"
@@ -123,9 +122,11 @@ def _nothing_found(found: dict[str | None, Found], problems: list[InputError]) -
     return "no .npy or .npz file found in the sources that fits the options"
 
 
-def _scan_files(name: str | None, found: Found, options: Options, problems: list[InputError]) -> Iterator[SourceTable]:
+def _scan_files(
+    name: str | None, found: Found, parts: list[Part], options: Options, problems: list[InputError]
+) -> Iterator[SourceTable]:
     if len(found.npy):
-        table = _scan_npy(name or DEFAULT_FEATURE, found, options, problems)
+        table = _scan_npy(name or DEFAULT_FEATURE, found, parts, options, problems)
         if options.group_by_suffix:
             yield from _group_by_suffix(table, problems)
         else:
@@ -137,7 +138,9 @@ def _scan_files(name: str | None, found: Found, options: Options, problems: list
 # --- .npy files --------------------------------------------------------------------------------
 
 
-def _scan_npy(feature: str, found: Found, options: Options, problems: list[InputError]) -> SourceTable:
+def _scan_npy(
+    feature: str, found: Found, parts: list[Part], options: Options, problems: list[InputError]
+) -> SourceTable:
     files = found.npy
     dir_ids = files.dir_ids
     count = len(files)
@@ -146,19 +149,7 @@ def _scan_npy(feature: str, found: Found, options: Options, problems: list[Input
     known: dict[bytes, int] = {}
     headers: list[Header] = []
     bad: dict[int, InputError] = {}
-    jobs = parallel.effective_jobs(options.jobs) if count >= _FILES_FOR_PROCESSES else 1
-    if not parallel.is_local(options.backend):
-        jobs = parallel.effective_jobs(options.jobs)
-
-    def tasks() -> Iterator[tuple[int, list[bytes], list[int], list[bytes]]]:
-        for start in range(0, count, _FILES_PER_TASK):
-            stop = min(start + _FILES_PER_TASK, count)
-            ids = dir_ids[start:stop]
-            first = int(ids[0])
-            dirs = files.dirs[first : int(ids[-1]) + 1]
-            yield start, dirs, (ids - first).tolist(), files.names[start:stop]
-
-    for start, raws, ids, stamped, failed in parallel.run(_read_headers, tasks(), jobs=jobs, backend=options.backend):
+    for _, start, raws, ids, stamped, failed in parts:
         renumbered = np.empty(len(raws) + 1, dtype=np.int32)
         renumbered[-1] = -1
         for local, raw in enumerate(raws):
@@ -187,77 +178,6 @@ def _scan_npy(feature: str, found: Found, options: Options, problems: list[Input
     if bad:
         table = table.take(np.setdiff1d(table.file_ids, np.fromiter(bad, dtype=np.int64), assume_unique=True))
     return table.with_sorted_headers()
-
-
-def _read_headers(
-    start: int, dirs: list[bytes], dir_ids: list[int], names: list[bytes]
-) -> tuple[int, list[bytes], np.ndarray, np.ndarray, list[tuple[int, InputError]]]:
-    """(start, distinct headers, their number by file or -1, stamps, problems) of some files."""
-    opening, flags, reading, closing, fstat = system.open, system.READ_FLAGS, system.pread, system.close, system.fstat
-    known: dict[bytes, tuple[int, int]] = {}  # header: its number, the size of its file
-    header_of: dict[bytes, tuple[int, int]] = {}  # the same by the first bytes of a file
-    ids = [-1] * len(names)
-    stamps = [0] * len(names)
-    failed: list[tuple[int, InputError]] = []
-    for i, name in enumerate(names):
-        path = dirs[dir_ids[i]] + name
-        try:
-            handle = opening(path, flags)
-            try:
-                status = fstat(handle)
-                begin = reading(handle, FIRST_READ_BYTES, 0)
-                match = header_of.get(begin)
-                if match is None or match[1] != status.st_size:
-                    header = read_header(handle, begin, status, path)
-                    match = known.setdefault(header.raw, (len(known), header.file_size))
-                    if len(header.raw) == len(begin):
-                        header_of[begin] = match
-            finally:
-                closing(handle)
-            ids[i] = match[0]
-            stamps[i] = hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
-        except InputError as error:
-            failed.append((i, error))
-        except OSError as error:
-            failed.append((i, _special(path) or unreadable(path, error)))
-    return start, list(known), np.array(ids, dtype=np.int32), np.array(stamps, dtype=np.int64), failed
-
-
-def read_header(handle: int, begin: bytes, status: os.stat_result, path: bytes) -> Header:
-    """The header of an open `.npy` file that begins with `begin`. Raises `InputError`."""
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(path, _kind_of(status.st_mode), "a regular file")
-    size = header_size(begin, path)
-    raw = begin[:size]
-    if size > len(raw):
-        raw += system.pread(handle, size - len(raw), len(raw))
-    if size > len(raw):
-        raise InputError(path, f"the file ends inside its header, after {len(raw)} of {size} bytes", "a whole file")
-    header = parse_header(raw, path)
-    check_size(header, status.st_size, path)
-    return header
-
-
-def _special(path: bytes) -> InputError | None:
-    """The error for a pipe, socket or the like: reading it fails in ways that don't say what it is."""
-    with contextlib.suppress(OSError):
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            return InputError(path, _kind_of(mode), "a regular file")
-    return None
-
-
-def _kind_of(mode: int) -> str:
-    for test, kind in (
-        (stat.S_ISDIR, "a directory"),
-        (stat.S_ISFIFO, "a named pipe"),
-        (stat.S_ISSOCK, "a socket"),
-        (stat.S_ISCHR, "a device"),
-        (stat.S_ISBLK, "a device"),
-    ):
-        if test(mode):
-            return kind
-    return "a special file"
 
 
 # --- void arrays: what np.save makes of the dtypes of ml_dtypes ---------------------------------
@@ -361,7 +281,7 @@ def npz_tables(name: str | None, found: Found, options: Options, problems: list[
         except InputError as error:
             problems.append(error)
         except OSError as error:
-            problems.append(_special(path) or unreadable(path, error))
+            problems.append(special(path) or unreadable(path, error))
     for feature, rows in columns.items():
         numbers: dict[Header, int] = {}
         header_ids = [numbers.setdefault(header, len(numbers)) for _, header, _, _ in rows]

@@ -18,7 +18,7 @@ from arrays import FORMS, tree, values_of, write_npy
 from disorder import shuffle_directories
 
 import npy2tfrecord
-from npy2tfrecord import converter, parallel, scanner
+from npy2tfrecord import converter, headers, parallel
 
 OPTIONS = {"split": "train=0.8,val=0.2", "labels": "dirs", "num_shards": 7, "fsync": False}
 
@@ -50,8 +50,8 @@ def always_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes also for what is small."""
     monkeypatch.setattr(converter, "_BYTES_FOR_PROCESSES", 0)
     monkeypatch.setattr(converter, "_RECORDS_FOR_PROCESSES", 0)
-    monkeypatch.setattr(scanner, "_FILES_FOR_PROCESSES", 0)
-    monkeypatch.setattr(scanner, "_FILES_PER_TASK", 37)
+    monkeypatch.setattr(headers, "_TASKS_FOR_PROCESSES", 0)
+    monkeypatch.setattr(headers, "_FILES_PER_TASK", 37)
 
 
 @pytest.mark.usefixtures("always_processes")

@@ -282,7 +282,7 @@ converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
 STILLBORN = """
 def begin(parent):
     os._exit(1)
-parallel._begin_worker = begin
+parallel.begin_worker = begin
 """
 NO_BOOKKEEPER = """
 from joblib.externals.loky.backend.resource_tracker import ResourceTracker

@@ -64,3 +64,40 @@ def test_bar_starts_at_what_is_done_and_its_rate_counts_the_rest(monkeypatch: py
     assert "9/10 shards" in text
     assert "5.00kB/s" in text
     assert "00:10<00:10" in text
+
+
+def test_files_are_counted_before_bytes_are_known(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.shown_progress("json", quiet=False) as show:
+        assert show is not None
+        for scanned in (0, 100, 200):
+            show(Progress(0, 0, 0, 0, 300, scanned))
+            show(Progress(0, 0, 0, 0, 300, scanned))  # told more often than once a second
+            clock.now += 2
+        show(Progress(0, 1000, 0, 10, 300, 300))
+        clock.now += 2
+        show(Progress(500, 1000, 5, 10, 300, 300))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["files_scanned"] for line in lines] == [0, 100, 200, 300, 300]
+    assert [line["bytes_total"] for line in lines] == [0, 0, 0, 1000, 1000]
+    assert [line["seconds_left"] for line in lines] == [None, None, None, None, 2.0]
+
+
+def test_a_terminal_shows_a_count_of_files_and_then_the_bar(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+        def fileno(self) -> int:
+            raise OSError
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress.shown_progress("auto", quiet=False) as show:
+        assert show is not None
+        show(Progress(0, 0, 0, 0, 5000, 3000))
+        clock.now += 1
+        show(Progress(0, 0, 0, 0, 9000, 7000))
+        assert "scanning: 7.00k files" in terminal.getvalue()
+        assert "9000 found" in terminal.getvalue()
+        show(Progress(250, 1000, 1, 4, 9000, 9000))
+    assert "25%" in terminal.getvalue()
