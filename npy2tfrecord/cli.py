@@ -193,7 +193,7 @@ COMMANDS: dict[str, tuple[Callable[[], argparse.ArgumentParser], Callable[[argpa
 def help_text() -> str:
     """What `npy2tfrecord --help` prints."""
     lines = ["usage: npy2tfrecord COMMAND [options]", "", "Convert .npy files to TFRecords.", "", "commands:"]
-    lines += [f"  {name:<10} {summary}" for name, (_, _, summary) in COMMANDS.items()]
+    lines += [f"  {name:<10}  {summary}" for name, (_, _, summary) in COMMANDS.items()]
     lines += ["", "npy2tfrecord COMMAND --help shows a command's options; --version the version.", "", EXIT_CODES]
     return "\n".join(lines)
 

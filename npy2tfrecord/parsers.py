@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from typing import Any
 
 from npy2tfrecord.completion import SHELLS
 
+_COLUMNS = 80
+
 EXIT_CODES = """\
 exit codes:
   0  done, or nothing left to do        5  the output could not be written
-  1  an unexpected error (a defect)     6  another run, other data or files there
+  1  an unexpected error (a defect)     6  another run, or other data there
   2  usage, or what cannot be met       7  verification failed
   3  done, with skipped sources         8  a worker kept dying
   4  bad input                          129, 130, 143  stopped by a signal
@@ -21,7 +24,7 @@ def _parser(name: str, words: str, description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(
         prog=f"npy2tfrecord {name}",
         usage=f"npy2tfrecord {name} {words}",
-        description=description,
+        description=textwrap.fill(description, _COLUMNS),
         epilog=EXIT_CODES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         argument_default=argparse.SUPPRESS,

@@ -51,7 +51,7 @@ def _command(name: str, parser: argparse.ArgumentParser) -> Iterator[str]:
     groups = [(group.title, group._group_actions) for group in parser._action_groups]
     places = [action for _, actions in groups for action in actions if not action.option_strings]
     yield f"## {name}"
-    yield str(parser.description)
+    yield " ".join(str(parser.description).split())
     yield f"```text\n{parser.usage}\n```"
     yield _table(("argument", "meaning"), [(f"`{_metavar(action)}`", str(action.help)) for action in places])
     for title, actions in sorted(groups, key=lambda group: group[0] == "options"):  # what is in no group comes last
