@@ -175,7 +175,7 @@ def available_memory() -> int:
     return int(text.partition("MemAvailable:")[2].split()[0]) * 1024
 
 
-def describe() -> dict[str, str | int | float]:
+def describe() -> dict[str, str | int]:
     """The machine, in a few words."""
     model = platform.processor() or platform.machine()
     try:
@@ -191,5 +191,4 @@ def describe() -> dict[str, str | int | float]:
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
-        "load_at_start": round(os.getloadavg()[0], 1),
     }

@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--contestants", default=",".join(each.name for each in ALL), help="%(default)s")
     parser.add_argument("--scale", type=float, help="of the sets' number of files (1)")
     parser.add_argument("--runs", type=int, help="of each contestant, of which the median counts (5)")
-    parser.add_argument("--peer-seconds", type=float, help="after which a peer begins no further run of a set (15)")
+    parser.add_argument("--peer-seconds", type=float, help="after which a peer begins no further run of a set (10)")
     given = parser.parse_args()
     profile = QUICK if given.quick else Profile()
     for name in ("scale", "runs", "peer_seconds"):

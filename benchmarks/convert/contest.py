@@ -76,7 +76,7 @@ class Profile:
 
     scale: float = 1.0
     runs: int = 5
-    peer_seconds: float = 15  # a peer begins no further run of a set after these
+    peer_seconds: float = 10  # a peer begins no further run of a set after these
 
 
 @dataclass

@@ -21,11 +21,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks/run reading", description=__doc__)
     parts.add_arguments(parser)
     parser.add_argument("--epochs", type=int, help=f"after the warm-up (5; {QUICK.epochs} with --quick)")
+    parser.add_argument("--contestants", default="", help="only these, with semicolons between")
     given = parser.parse_args()
     profile = QUICK if given.quick else race.Profile()
     profile.epochs = given.epochs or profile.epochs
     data, disk = (given.dir or memory_directory()) / "npy2tfrecord-reading", cache_directory() / "reading"
-    found = [Part(name, functools.partial(race.hold, each, profile, data)) for name, each in race.RACES.items()]
+    chosen = [name.strip() for name in given.contestants.split(";") if name.strip()]
+    found = [
+        Part(name, functools.partial(race.hold, each.among(chosen), profile, data)) for name, each in race.RACES.items()
+    ]
     found += [Part(name, functools.partial(take, profile, data)) for name, take in measures.ALL.items()]
 
     def leave(name: str) -> None:

@@ -259,7 +259,8 @@ def grain(arrays: Arrays, root: Path, shuffle: bool, workers: int = 0) -> Epoch:
         dataset = dataset.shuffle(seed=1)
     dataset = dataset.map(decode).batch(arrays.set.batch, batch_fn=pad)
     steps = len(dataset)
-    iterable = dataset.repeat().to_iter_dataset()
+    # Its default buffer of 500 is meant for single examples; these are batches, and must not hold epochs.
+    iterable = dataset.repeat().to_iter_dataset(package.ReadOptions(num_threads=8, prefetch_buffer_size=8))
     if workers:
         iterable = iterable.mp_prefetch(package.MultiprocessingOptions(num_workers=workers))
     iterator = iter(iterable)

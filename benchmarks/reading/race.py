@@ -7,7 +7,7 @@ import shutil
 import statistics
 import sys
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,10 @@ class Race:
     set: str
     shuffle: bool
     names: tuple[str, ...]
+
+    def among(self, chosen: list[str]) -> Race:
+        """The same with those chosen alone, all if none are."""
+        return replace(self, names=tuple(name for name in self.names if not chosen or name in chosen))
 
 
 RACES = {

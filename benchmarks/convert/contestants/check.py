@@ -84,7 +84,7 @@ def read_webdataset(source: str, out: str) -> Records:
             count += sum(1 for _ in tar)
 
     def records() -> Iterator[tuple[str | None, np.ndarray]]:
-        for i, each in enumerate(webdataset.WebDataset(files[-1:], shardshuffle=False).decode()):
+        for i, each in enumerate(webdataset.WebDataset(files, shardshuffle=False).decode()):
             if i == COMPARED:
                 return
             yield each["__key__"], each["npy"]
