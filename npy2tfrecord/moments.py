@@ -76,8 +76,10 @@ class Moments:
         self._join(count, mean, squares)
 
     def _take_extremes(self, block: np.ndarray, wide: np.ndarray) -> None:
-        # 64-bit integers are not exact as float64; everything else is.
-        source, axis = (block, 0) if block.dtype.kind in "iu" and block.dtype.itemsize == 8 else (wide, 1)
+        # 64-bit integers are not exact as float64; everything else is, and half as wide in one run twice as fast.
+        in_one_run = self.channels == 1 and block.dtype.kind in "iuf" and block.dtype.itemsize >= 4
+        is_wide = block.dtype.kind in "iu" and block.dtype.itemsize == 8
+        source, axis = (block, 0) if in_one_run or is_wide else (wide, 1)
         low, high = source.min(axis=axis).tolist(), source.max(axis=axis).tolist()
         as_integers = block.dtype.kind in "iu" and block.dtype.name not in EXTENSION_NAMES
         for channel in range(self.channels):

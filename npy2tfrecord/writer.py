@@ -147,6 +147,7 @@ class _ShardWriter:
         self._buffer = memoryview(bytearray(min(self._room, spec.size)))
         self._start = bytearray()
         self._tail = bytearray(1)
+        self._values_bytes = bytearray()  # of one feature in a window, for statistics
 
     def write(self) -> None:
         for first, last in self._windows():
@@ -287,7 +288,10 @@ class _ShardWriter:
         dtype, moments = column.cast.out_dtype, self.moments[column.feature]
         values = [np.frombuffer(view, dtype) for i, view in enumerate(views, window.first) if i not in left_out]
         if values:
-            moments.add(np.concatenate(values))
+            count = sum(map(len, values))
+            if len(self._values_bytes) < count * dtype.itemsize:
+                self._values_bytes = bytearray(count * dtype.itemsize)
+            moments.add(np.concatenate(values, out=np.frombuffer(self._values_bytes, dtype, count)))
 
     def _failed(self, record: int, path: bytes, error: InputError | OSError) -> None:
         problem = error if isinstance(error, InputError) else unreadable(path, error)
