@@ -103,8 +103,9 @@ def search(
 
 
 def _add_files(into: Found, directory: bytes, key: bytes, names: list[bytes]) -> None:
-    into.npy.add(directory, key, [name for name in names if name.endswith(b".npy")])
-    into.npz.add(directory, key, [name for name in names if name.endswith(b".npz")])
+    archives = [name for name in names if name.endswith(b".npz")]
+    into.npy.add(directory, key, [name for name in names if name.endswith(b".npy")] if archives else names)
+    into.npz.add(directory, key, archives)
 
 
 def _take_listed(into: Found, root: bytes, paths: list[bytes], selection: Selection) -> None:
