@@ -287,8 +287,7 @@ class _ShardWriter:
         views = self._values(f, window)
         dtype, moments = column.cast.out_dtype, self.moments[column.feature]
         values = [np.frombuffer(view, dtype) for i, view in enumerate(views, window.first) if i not in left_out]
-        if values:
-            count = sum(map(len, values))
+        if count := sum(map(len, values)):
             if len(self._values_bytes) < count * dtype.itemsize:
                 self._values_bytes = bytearray(count * dtype.itemsize)
             moments.add(np.concatenate(values, out=np.frombuffer(self._values_bytes, dtype, count)))

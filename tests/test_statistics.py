@@ -118,6 +118,17 @@ def test_none_for_complex_numbers_and_null_where_nothing_is_finite(tmp_path: Pat
     assert stats == {"count": [0], "min": [None], "max": [None], "mean": [None], "std": [None], "nan": [4], "inf": [0]}
 
 
+def test_arrays_without_a_value(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for n in range(3):
+        np.save(tmp_path / "in" / f"{n}.npy", np.zeros((0, 4), dtype=np.float32))
+    manifest = convert(tmp_path / "in", tmp_path / "out", stats=True)
+    stats = manifest.feature("array").stats
+    assert stats is not None
+    assert stats["count"] == [0, 0, 0, 0]
+    assert stats["mean"] == stats["max"] == [None] * 4
+
+
 def test_a_large_mean_does_not_drown_the_deviation() -> None:
     values = np.random.default_rng(0).standard_normal(200_000) + 1e9
     seen = Moments(1)
