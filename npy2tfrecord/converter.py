@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from npy2tfrecord import cluster, parallel, system
+from npy2tfrecord import cluster, parallel
 from npy2tfrecord import manifest as manifests
 from npy2tfrecord.comparer import compare
 from npy2tfrecord.dispatcher import write_all
@@ -19,19 +19,19 @@ from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, U
 from npy2tfrecord.finder import Found, search
 from npy2tfrecord.identity import data_hash, identity_of
 from npy2tfrecord.joiner import Examples, join
-from npy2tfrecord.manifest import FeatureInfo, Hash, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
+from npy2tfrecord.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
 from npy2tfrecord.moments import Moments
 from npy2tfrecord.neighbours import neighbour_files
 from npy2tfrecord.npy import dtype_from_name
 from npy2tfrecord.options import Options, Sources, anchored, parse_sources
 from npy2tfrecord.planner import Plan, plan
 from npy2tfrecord.scanner import read_headers
+from npy2tfrecord.shards import is_whole
 from npy2tfrecord.workspace import Workspace
 from npy2tfrecord.writer import ShardEntry
 
 _BYTES_FOR_PROCESSES = 48 * 10**6  # below, starting worker processes takes longer than doing it here
 _RECORDS_FOR_PROCESSES = 10_000
-_HASH_BYTES = 1 << 20
 _SHOWN = 20  # shards that differ, in a message
 
 
@@ -233,15 +233,13 @@ class Conversion:
             entries = {s.file: ShardEntry(s.file, s.examples, s.bytes, s.hash, "") for s in earlier.shards}
         stamps = {spec.file: spec.sources_hash for spec in planned.shards(set(entries))} if entries else {}
         candidates = [
-            (self.workspace.out, entry.file, entry.bytes, entry.hash)
+            (self.workspace.out, entry.file, entry.examples, entry.bytes, entry.hash, self.options.compression)
             for entry in entries.values()
             if entry.file not in damaged and entry.file in stamps and entry.sources_hash in ("", stamps[entry.file])
         ]
-        size = sum(task[2] for task in candidates)
-        whole = parallel.run(
-            _is_whole, candidates, jobs=self._jobs(size, len(candidates)), backend=self.options.backend
-        )
-        return {file: entries[file] for file, is_whole in whole if is_whole}
+        size = sum(task[3] for task in candidates)
+        whole = parallel.run(is_whole, candidates, jobs=self._jobs(size, len(candidates)), backend=self.options.backend)
+        return {file: entries[file] for file, found in whole if found}
 
     # --- writing
 
@@ -359,24 +357,6 @@ def _told(out: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError.from_os("work in", error.filename or out, error) from error
-
-
-def _is_whole(out: str, file: str, size: int, expected: str) -> tuple[str, bool]:
-    """Whether a shard has the size and the content it should have, and its index is there."""
-    seen = Hash()
-    try:
-        os.stat(os.path.join(out, manifests.index_name(file)))
-        with system.opened(os.path.join(out, file)) as handle:
-            if system.fstat(handle).st_size != size:
-                return file, False
-            buffer = memoryview(bytearray(_HASH_BYTES))
-            position = 0
-            while count := system.read_into(handle, buffer, position):
-                seen.update(buffer[:count])
-                position += count
-    except OSError:
-        return file, False
-    return file, seen.hexdigest() == expected
 
 
 def _shard_counts(planned: Plan) -> dict[str, int]:

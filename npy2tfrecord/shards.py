@@ -15,11 +15,12 @@ import numpy as np
 from npy2tfrecord import system
 from npy2tfrecord.errors import DamageError
 from npy2tfrecord.example import KEY, LABEL, Value
-from npy2tfrecord.manifest import FeatureInfo, Manifest
+from npy2tfrecord.manifest import FeatureInfo, Hash, Manifest, index_name
 from npy2tfrecord.npy import dtype_from_name
 from npy2tfrecord.tfrecord import FOOT_BYTES, HEAD_BYTES, MAX_DATA_BYTES, data_length, unframe
 
 _READ_BYTES = 1 << 20
+_LINE_BYTES = 40  # of an index, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,38 @@ def read_records(path: str | bytes, compression: str = "none") -> Iterator[Recor
             raise DamageError(f"record {number} at offset {offset}: {error}") from None
         except (zlib.error, EOFError, gzip.BadGzipFile) as error:
             raise DamageError(f"record {number} at offset {offset}: damaged compression ({error})") from None
+
+
+def is_whole(out: str, file: str, examples: int, size: int, expected: str, compression: str) -> tuple[str, bool]:
+    """Whether a shard has the size and the hash it should have, and its index as many records that fill it."""
+    seen = Hash()
+    try:
+        with system.opened(os.path.join(out, index_name(file))) as handle:
+            index = bytearray(min(system.fstat(handle).st_size, _LINE_BYTES * examples + 1))
+            system.read_into(handle, memoryview(index), 0)
+        with system.opened(os.path.join(out, file)) as handle:
+            if system.fstat(handle).st_size != size:
+                return file, False
+            buffer = memoryview(bytearray(min(_READ_BYTES, size + 1)))
+            position = 0
+            while count := system.read_into(handle, buffer, position):
+                seen.update(buffer[:count])
+                position += count
+    except OSError:
+        return file, False
+    return file, seen.hexdigest() == expected and _is_index(index, examples, size if compression == "none" else None)
+
+
+def _is_index(data: bytearray, examples: int, size: int | None) -> bool:
+    """Whether these are the lines of `examples` records, one behind the other, that end at `size`."""
+    end = 0
+    lines = data.split(b"\n")
+    for line in lines[:-1]:
+        offset, _, length = line.partition(b" ")
+        if not (offset.isdigit() and length.isdigit()) or int(offset) != end:
+            return False
+        end += int(length)
+    return len(lines) == examples + 1 and not lines[-1] and end == (end if size is None else size)
 
 
 def key_of(example: Mapping[str, Value]) -> bytes:

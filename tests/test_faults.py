@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 from faults import CALLS, Injector, assert_nothing_half_written, injected, short_writes, tree
 
 from npy2tfrecord import convert, verify
-from npy2tfrecord.errors import Error, InputError, OutputError
+from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError
 
 OPTIONS = {"num_shards": 3, "jobs": 1, "seed": 5}
 ERRORS = {
@@ -97,6 +98,48 @@ def test_overwriting_goes_on_where_it_was_stopped(source: Path, tmp_path: Path) 
     assert tree(out) == tree(tmp_path / "other")
     convert(source, out, overwrite=True, **other)  # what is finished is written anew
     assert {path: path.stat().st_ino for path in done} != done
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def _alter(path: Path) -> None:
+    """Another byte in it, at the same size and time."""
+    status = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "change", [_truncate, _alter, Path.unlink, Path.touch], ids=["cut", "altered", "gone", "as is"]
+)
+@pytest.mark.parametrize("part", ["shard", "index", "source"])
+@pytest.mark.parametrize("years", [0, -10], ids=["now", "clock set back"])
+def test_going_on_trusts_neither_times_nor_names(
+    years: int, part: str, change: Callable[[Path], None], source: Path, tmp_path: Path
+) -> None:
+    mine, out = Path(shutil.copytree(source, tmp_path / "source")), tmp_path / "out"
+    with injected("rename", Injector(6, 6)), pytest.raises(OutputError):
+        convert(mine, out, **OPTIONS)
+    shard, other = sorted(out.glob("*.tfrecord"))
+    path = {"shard": shard, "index": out / "index" / f"{shard.stem}.idx", "source": mine / "0" / "4.npy"}[part]
+    change(path)
+    for written in (*out.rglob("*"), *mine.rglob("*")) if years else ():
+        then = written.stat().st_mtime + years * 365 * 86400
+        os.utime(written, (then, then))
+    if part == "source" and change in (_truncate, Path.unlink):
+        with pytest.raises((InputError, ConflictError)):
+            convert(mine, out, **OPTIONS)
+        return
+    kept = other.stat().st_ino
+    convert(mine, out, **OPTIONS)
+    convert(mine, tmp_path / "unbroken", **OPTIONS)
+    assert tree(out) == tree(tmp_path / "unbroken")
+    if part != "source" and not years:
+        assert other.stat().st_ino == kept, "a whole shard was written again"
 
 
 def test_a_directory_that_cannot_be_looked_into_is_told(
