@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from npy2tfrecord.converter import Progress, convert
     from npy2tfrecord.exporter import export
     from npy2tfrecord.manifest import Manifest
+    from npy2tfrecord.progress import progress_bar
     from npy2tfrecord.scanner import scan
     from npy2tfrecord.verifier import verify
 
@@ -23,11 +24,12 @@ _HOME = {
     "Progress": "converter",
     "convert": "converter",
     "export": "exporter",
+    "progress_bar": "progress",
     "scan": "scanner",
     "verify": "verifier",
 }
 
-__all__ = ["Manifest", "Progress", "__version__", "convert", "export", "scan", "verify"]
+__all__ = ["Manifest", "Progress", "__version__", "convert", "export", "progress_bar", "scan", "verify"]
 
 
 def __getattr__(name: str) -> Any:

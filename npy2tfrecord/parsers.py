@@ -140,7 +140,7 @@ def verify_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--source", metavar="SOURCE", nargs="+", help="compare with these sources too; takes all words up to an option")
     add("--labels", metavar="FILE.csv", help="the table of labels, if there was one")
-    add("--repair", action="store_true", help="write damaged shards again from --source, and list them")
+    add("--repair", action="store_true", default=False, help="write damaged shards again from --source, and list them")
     _add_running(parser)
     _add_json(parser)
     return parser

@@ -26,11 +26,22 @@ def shown_progress(form: str, *, quiet: bool) -> Iterator[ProgressFunction | Non
     elif quiet or not sys.stderr.isatty():
         yield None
     else:
-        bar = _Bar()
-        try:
-            yield bar.show
-        finally:
-            bar.close()
+        with progress_bar() as show:
+            yield show
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[ProgressFunction]:
+    """A function that shows progress as a bar until the block ends: a widget in a notebook, else on standard error.
+
+    with npy2tfrecord.progress_bar() as progress:
+        npy2tfrecord.convert("spectrograms", "shards", progress=progress)
+    """
+    bar = _Bar()
+    try:
+        yield bar.show
+    finally:
+        bar.close()
 
 
 class _JsonLines:

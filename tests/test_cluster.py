@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -105,6 +106,16 @@ def convert(here: Path, out: Path, *options: str, **keywords: object) -> subproc
     return subprocess.run([*COMMAND, *words], cwd=here, capture_output=True, text=True, timeout=120)
 
 
+def written(run: subprocess.CompletedProcess[str]) -> list[dict[str, float]]:
+    """The lines of progress from when the sources are scanned."""
+    lines = [json.loads(line) for line in run.stderr.splitlines() if line.startswith("{")]
+    return [line for line in lines if line["bytes_total"]]
+
+
+def shards(files: dict[str, bytes]) -> list[bytes]:
+    return [data for name, data in files.items() if name.endswith(".tfrecord")]
+
+
 def test_a_cluster_writes_the_same_bytes(
     cluster: Cluster, source: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
@@ -114,6 +125,11 @@ def test_a_cluster_writes_the_same_bytes(
     run = convert(source.parent, out, "--backend", "dask", "--scheduler", cluster.address, "--progress", "json")
     assert run.returncode == 3, run.stderr
     assert tree(out) == whole
+    lines = written(run)
+    assert lines[-1]["bytes_done"] == lines[-1]["bytes_total"] == sum(map(len, shards(whole)))
+    assert lines[-1]["shards_done"] == lines[-1]["shards_total"] == 12
+    for name in ("bytes_done", "shards_done"):
+        assert [line[name] for line in lines] == sorted(line[name] for line in lines)
     again = convert(source.parent, out, "--backend", "dask", "--scheduler", cluster.address)
     assert (again.returncode, again.stdout.count("nothing left to do")) == (3, 1), again
 
@@ -157,8 +173,11 @@ def test_a_cluster_that_is_gone_ends_the_run_and_the_next_goes_on(
     _, told = run.communicate(timeout=120)
     assert run.returncode == 8, told
     assert "Run the same command again" in told
-    assert convert(source.parent, out).returncode == 3
+    again = convert(source.parent, out, "--progress", "json")
+    assert again.returncode == 3, again.stderr
     assert tree(out) == whole
+    last = written(again)[-1]
+    assert (last["bytes_done"], last["shards_done"], last["seconds_left"]) == (sum(map(len, shards(whole))), 12, 0)
 
 
 def test_a_cluster_verifies_and_repairs(

@@ -5,9 +5,14 @@ from __future__ import annotations
 import io
 import json
 import sys
+from pathlib import Path
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+from converted import save
 
+import npy2tfrecord
 from npy2tfrecord import progress
 from npy2tfrecord.converter import Progress
 
@@ -101,3 +106,29 @@ def test_a_terminal_shows_a_count_of_files_and_then_the_bar(monkeypatch: pytest.
         assert "9000 found" in terminal.getvalue()
         show(Progress(250, 1000, 1, 4, 9000, 9000))
     assert "25%" in terminal.getvalue()
+
+
+def test_bar_for_callers_is_the_one_that_tqdm_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Widget:
+        """As tqdm's in a notebook, which it gives where there is one."""
+
+        made: ClassVar[list[Widget]] = []
+
+        def __init__(self, **settings: Any) -> None:
+            self.total, self.n, self.is_closed = settings.get("total"), 0, False
+            assert settings["ncols"] is None, "a notebook knows its width"
+            Widget.made.append(self)
+
+        def set_postfix_str(self, text: str, refresh: bool) -> None: ...
+
+        def refresh(self) -> None: ...
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Widget)
+    save(tmp_path / "in", {f"{i}": np.zeros(100) for i in range(20)})
+    with npy2tfrecord.progress_bar() as show:
+        made = npy2tfrecord.convert(tmp_path / "in", tmp_path / "out", progress=show)
+    assert Widget.made[-1].total == Widget.made[-1].n == made.total_bytes
+    assert all(widget.is_closed for widget in Widget.made)
