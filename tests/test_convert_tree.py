@@ -162,3 +162,16 @@ def test_scripts_pass_shellcheck() -> None:
     shells = [path for path in scripts if b"bash" in path.read_bytes().partition(b"\n")[0]]
     assert SCRIPT in shells
     subprocess.run(["shellcheck", "--external-sources", *shells], cwd=SCRIPT.parent.parent, check=True, timeout=60)
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze, of systemd")
+def test_systemd_takes_the_unit_and_the_timer(tmp_path: Path) -> None:
+    units = sorted((SCRIPT.parent / "systemd").iterdir())
+    for unit in units:
+        text = unit.read_text().replace("/opt/npy2tfrecord", str(SCRIPT.parent.parent))
+        (tmp_path / unit.name).write_text(text)
+    words = ["systemd-analyze", "verify", *(tmp_path / unit.name for unit in units)]
+    checked = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    if "Failed to initialize manager" in checked.stderr:
+        pytest.skip("systemd-analyze does not work here")
+    assert (checked.returncode, checked.stderr) == (0, "")
