@@ -17,7 +17,7 @@ from benchmarks.machine import clear
 from benchmarks.parts import Benchmark, Part
 
 CONTESTS = ("tiny", "small", "big", "var", "huge")
-ORDER = (*CONTESTS, "rows", "disk", "none")
+ORDER = ("none", *CONTESTS, "rows", "disk")
 QUICK = Profile(scale=0.05, runs=3, peer_seconds=3)
 
 

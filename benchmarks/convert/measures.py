@@ -92,7 +92,7 @@ def scan_cold(profile: Profile, places: Places) -> Values:
         "scan": [OURS, "scan", source, "--jobs", "4"],
         "find and head": ["find", source, "-name", "*.npy", "-exec", "head", "-c", "128", "{}", "+"],
     }
-    found = _in_turn(commands, profile.runs, before=drop_caches)
+    found = _in_turn(commands, min(3, profile.runs), before=drop_caches)
     return {
         "files": data.files,
         "on": file_system(places.disk),

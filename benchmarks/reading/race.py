@@ -38,9 +38,10 @@ BY_NUMBER = (
 # What the slow ones read of a set, so that five epochs take no longer than a minute.
 LIMITS = {
     "np.load in a map": 10_000,
-    "grain": 100_000,
-    "grain, 4 processes": 100_000,
-    "webdataset": 50_000,
+    "grain": 40_000,
+    "mosaicml": 100_000,
+    "grain, 4 processes": 50_000,
+    "webdataset": 40_000,
     "ArraySource in grain": 25_000,
     "array_record in grain": 25_000,
 }
