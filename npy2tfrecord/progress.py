@@ -113,10 +113,12 @@ class _Bar:
 def _tqdm(progress: Progress, is_of_files: bool) -> Any:
     from tqdm.auto import tqdm
 
+    # Without the thread that looks after bars nobody refreshes: with a second thread, workers could not be forks.
+    make = type("Bar", (tqdm,), {"monitor_interval": 0})
     usual: dict[str, Any] = {"unit_scale": True, "file": sys.stderr, "ncols": _width()}
     if is_of_files:  # how many there will be is not known
-        return tqdm(desc="scanning", unit=" files", leave=False, **usual)
-    return tqdm(total=progress.bytes_total, initial=progress.bytes_done, unit="B", **usual)
+        return make(desc="scanning", unit=" files", leave=False, **usual)
+    return make(total=progress.bytes_total, initial=progress.bytes_done, unit="B", **usual)
 
 
 def _width() -> int | None:

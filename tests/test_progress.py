@@ -97,6 +97,7 @@ def test_a_terminal_shows_a_count_of_files_and_then_the_bar(monkeypatch: pytest.
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
+    threads = threading.active_count()
     with progress.shown_progress("auto", quiet=False) as show:
         assert show is not None
         show(Progress(0, 0, 0, 0, 5000, 3000))
@@ -105,6 +106,7 @@ def test_a_terminal_shows_a_count_of_files_and_then_the_bar(monkeypatch: pytest.
         assert "scanning: 7.00k files" in terminal.getvalue()
         assert "9000 found" in terminal.getvalue()
         show(Progress(250, 1000, 1, 4, 9000, 9000))
+        assert threading.active_count() == threads  # with one more, workers could not be forks
     assert "25%" in terminal.getvalue()
 
 
