@@ -86,7 +86,8 @@ class Command:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             os.kill(self.pid, signal.SIGKILL)
-            fail(f"no end after {seconds} s")
+            self._log.seek(0)
+            fail(f"no end after {seconds} s: {self._log.read()!r}")
         self.hang_up()
         self._log.seek(0)
         with self._log:
