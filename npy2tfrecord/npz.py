@@ -135,7 +135,7 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
     with system.opened(path) as handle:
         status = system.fstat(handle)
         start = system.pread(handle, 6, 0)
-        if start[:2] != b"PK":
+        if not start.startswith((b"PK\3\4", b"PK\5\6")):  # with anything before, NumPy takes it for a pickle
             raise InputError(path, f"starts with {start!r}" if start else "the file is empty", "an .npz file (zip)")
         try:
             with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:

@@ -95,7 +95,11 @@ def make_directory(path: str) -> None:
     """Make a directory unless it is there."""
     with contextlib.suppress(FileExistsError):
         mkdir(path, 0o777)
-    if not os.path.isdir(path):
+    try:
+        is_directory = stat.S_ISDIR(os.stat(path).st_mode)
+    except FileNotFoundError:  # a link that leads nowhere
+        is_directory = False
+    if not is_directory:
         raise NotADirectoryError(20, "Not a directory", path)
 
 

@@ -321,3 +321,13 @@ def test_no_damage_gives_a_wrong_array(tmp_path: Path, data: st.DataObject, defl
             expected = np.arange(9, dtype=array.dtype)
             assert same(array, expected[int(key.rpartition("#")[2])] if rows else expected)
             assert array.dtype in (np.float64, np.int64)
+
+
+def test_archive_behind_something_else_is_refused_as_by_numpy(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.arange(3))
+    path = tmp_path / "y.npz"
+    path.write_bytes(b"PK" + (tmp_path / "x.npz").read_bytes())
+    with pytest.raises(ValueError, match="pickled"):
+        np.load(path)
+    with pytest.raises(InputError, match="starts with b'PKPK"):
+        npy2tfrecord.convert(path, tmp_path / "out")
