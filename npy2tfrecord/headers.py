@@ -21,6 +21,7 @@ from npy2tfrecord.options import Options
 from npy2tfrecord.sources import unreadable
 
 _FILES_PER_TASK = 1024
+_FILES_PER_FAR_TASK = 4096  # of a cluster, to which handing out a task costs 2 or 3 ms
 _TASKS_FOR_FORKS = 3  # below, forking takes longer than reading the headers
 _TASKS_FOR_PROCESSES = 30  # the same for processes that start anew
 
@@ -45,6 +46,7 @@ class _Cursor:
 
     name: str | None
     files: FileSet
+    size: int  # files of a task
     start: int = 0
     directory: int = 0
     taken: int = 0  # files of that directory
@@ -52,8 +54,8 @@ class _Cursor:
     def tasks(self, *, is_all: bool) -> Iterator[tuple[str | None, int, list[tuple[bytes, int]], list[bytes]]]:
         """Batches of what is found and not given out; a last, smaller one only if that `is_all`."""
         files = self.files
-        while len(files) - self.start >= (1 if is_all else _FILES_PER_TASK):
-            stop = min(self.start + _FILES_PER_TASK, len(files))
+        while len(files) - self.start >= (1 if is_all else self.size):
+            stop = min(self.start + self.size, len(files))
             needed, dirs = stop - self.start, []
             while needed:
                 length = files.dir_lengths[self.directory]
@@ -93,7 +95,7 @@ def _read(
     if not can_fork:  # joblib takes tasks in a thread of its own: nothing is to be found there
         for _ in steps:
             pass
-    tasks = _tasks(found, steps)
+    tasks = _tasks(found, steps, _FILES_PER_TASK if is_local else _FILES_PER_FAR_TASK)
     few = _TASKS_FOR_FORKS if can_fork else _TASKS_FOR_PROCESSES
     first = list(islice(tasks, few))
     if is_local and (jobs == 1 or len(first) < few):
@@ -106,12 +108,12 @@ def _read(
 
 
 def _tasks(
-    found: dict[str | None, Found], steps: Iterable[None]
+    found: dict[str | None, Found], steps: Iterable[None], size: int
 ) -> Iterator[tuple[str | None, int, list[tuple[bytes, int]], list[bytes]]]:
     cursors: dict[str | None, _Cursor] = {}
     for is_all in chain((False for _ in steps), (True,)):
         for name, each in found.items():
-            cursor = cursors.setdefault(name, _Cursor(name, each.npy))
+            cursor = cursors.setdefault(name, _Cursor(name, each.npy, size))
             yield from cursor.tasks(is_all=is_all)
 
 
