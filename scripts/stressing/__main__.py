@@ -81,7 +81,7 @@ def guided(kind: str) -> Callable[[Path, int, Chance, float], Told]:
         ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
         done = re.search(r"^Done (\d+) runs", ended.stderr, re.MULTILINE)
         if ended.returncode or not done:
-            fail(ended.stderr[-3000:])
+            fail(ended.stdout[-3000:] + ended.stderr[-1000:])  # atheris tells on standard output
         return Counter({"cases": int(done[1]) if done else 0})
 
     return run
