@@ -23,6 +23,12 @@ class Failed(Exception):
     """A command that ended with another code than 0, or not in time; or a result that is wrong."""
 
 
+# As packages are installed: with their bytecode compiled, whatever the shell that started this says.
+_ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
+    "TF_CPP_MIN_LOG_LEVEL": "3"
+}
+
+
 @dataclass
 class Memory:
     """Peaks in bytes: of the first process, and the largest of those it started."""
@@ -58,7 +64,7 @@ def run(
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
-            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **env},
+            env={**_ENVIRONMENT, **env},
             start_new_session=True,
         )
         watcher = _Watcher(process.pid) if memory else None
