@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import argparse
 import codecs
+import contextlib
 import gc
 import io
 import json
 import os
-import select
 import signal
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from npy2tfrecord.errors import Error, UsageError, display
+from npy2tfrecord.errors import Error, OutputError, UsageError, display
 from npy2tfrecord.parsers import (
     EXIT_CODES,
     completion_parser,
@@ -223,11 +223,15 @@ def _signal_behind(error: BaseException | None) -> Stopped | None:
     return error
 
 
-def _has_no_reader(pipe: int) -> bool:
-    """Whether whoever read our output has gone."""
-    poll = select.poll()
-    poll.register(pipe, select.POLLOUT)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+def _tell(result: str) -> None:
+    """Print a result to whom it may concern: whoever reads it may leave early. Raises `OutputError`."""
+    try:
+        sys.stdout.write(result)
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+        if not isinstance(error, BrokenPipeError):
+            raise OutputError(f"all is done, but standard output took no result: {error.strerror}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -262,19 +266,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             from npy2tfrecord import parallel
 
             parallel.prefer_fork()
-        code = command(arguments)
-        sys.stdout.flush()
+        result = io.StringIO()
+        with contextlib.redirect_stdout(result):
+            code = command(arguments)
+        _tell(result.getvalue())
         if argv is None:
             gc.freeze()  # what ends with this process need not be searched for cycles
         return code
     except Error as error:
         print(f"npy2tfrecord: {error}", file=sys.stderr)
         return error.exit_code
-    except BrokenPipeError:
-        if not _has_no_reader(sys.stdout.fileno()):
-            raise  # another pipe broke: that is no reason to end as if all were well
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (Stopped, Exception) as error:
         stopped = _signal_behind(error)
         if stopped is None:

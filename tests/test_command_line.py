@@ -39,8 +39,9 @@ def here(tmp_path: Path) -> Path:
 def run(here: Path, *words: str | bytes, code: int = 0, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Run the command in a directory; it must end with `code` and never show a traceback."""
     done = subprocess.run(
-        [*COMMAND, *words], cwd=here, capture_output=True, check=False, timeout=120, **{"text": True, **kwargs}
-    )
+        [*COMMAND, *words], cwd=here, stderr=subprocess.PIPE, check=False, timeout=120,
+        **{"text": True, "stdout": subprocess.PIPE, **kwargs},
+    )  # fmt: skip
     assert done.returncode == code, done
     assert "Traceback" not in str(done.stderr)
     return done
@@ -138,6 +139,15 @@ def test_output_that_cannot_be_written_is_5_and_the_next_run_goes_on(tmp_path: P
     for name in shards:
         assert written[name] == finished[name]
     run(tmp_path, "verify", "out")
+
+
+def test_a_result_that_cannot_be_printed_is_5_and_the_data_set_whole(here: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = run(here, "convert", "source", "out", code=5, stdout=full)
+    assert only_line(done.stderr) == (
+        "npy2tfrecord: all is done, but standard output took no result: No space left on device"
+    )
+    run(here, "verify", "out")
 
 
 def test_directory_that_cannot_be_made_is_5(here: Path) -> None:
