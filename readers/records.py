@@ -68,21 +68,27 @@ class ShardRecords:
     def read(self, part: tf.Tensor) -> tf.data.Dataset:
         """The records of one part; an error that describes the first that can't be read takes its place."""
         shard, first, count = self._place(part)
-        records = self._readable(part, shard, first, count, log=True)
+        records = self._readable(part, shard, first, count)
         missing = tf.data.Dataset.from_tensors(part).flat_map(_plain(self._fail))
         return records.concatenate(missing).take(count)
 
     def _fail(self, part: tf.Tensor) -> tf.data.Dataset:
         """An error in place of a part's first record that can't be read: only asked for where records are missing.
 
-        Which it is shows by counting once more, in a batch of all: an iterator that reduces has no checkpoint.
+        Which it is shows by counting, in a batch of all: an iterator that reduces has no checkpoint. From the
+        shard's start, for a damaged length keeps the reader from all records behind it.
         """
         shard, first, count = self._place(part)
-        again = self._readable(part, shard, first, count, log=False).map(_plain(lambda record: tf.constant(False)))
-        counted = tf.data.Dataset.from_tensors(tf.constant(False)).concatenate(again).batch(count + 1)
+        file = tf.gather(self._files, shard)
+        whole = self._records(file).take(first + count).ignore_errors().map(_plain(lambda record: tf.constant(False)))
+        counted = tf.data.Dataset.from_tensors(tf.constant(False)).concatenate(whole).batch(first + count + 1)
 
         def fail(counted: tf.Tensor) -> tf.Tensor:
-            message = self._describe(shard, first, tf.size(counted, tf.int64) - 1)
+            record = tf.size(counted, tf.int64) - 1
+            if self._has_index:
+                message = damage.describe(file, tf.gather(self._indexes, shard), record)
+            else:
+                message = tf.strings.join([damage.say(file, record), damage.ADVICE])
             failed = tf.raw_ops.Assert(condition=tf.constant(False), data=[message], summarize=1)
             with tf.control_dependencies([failed]):
                 return tf.constant(b"")
@@ -94,9 +100,7 @@ class ShardRecords:
         # The identities keep tf.data's optimizer alive, which looks at the sizes of skip and take.
         return [tf.identity(value) for value in tf.unstack(tf.gather(self._table, part), 3)]
 
-    def _readable(
-        self, part: tf.Tensor, shard: tf.Tensor, first: tf.Tensor, count: tf.Tensor, *, log: bool
-    ) -> tf.data.Dataset:
+    def _readable(self, part: tf.Tensor, shard: tf.Tensor, first: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
         """The records of one part up to the first that can't be read."""
         records = self._records(tf.gather(self._files, shard)).skip(first).take(count)
         if self._by_index is not None:
@@ -105,7 +109,7 @@ class ShardRecords:
             found = tf.data.Dataset.from_tensors(part).flat_map(_plain(self._find))
             records = records.take(tf.where(by_index, tf.zeros_like(count), count)).concatenate(found)
         # Logged: what the reader found is the only word on an unreadable file or a broken disk.
-        return records.ignore_errors(log_warning=log)
+        return records.ignore_errors(log_warning=True)
 
     def _records(self, file: tf.Tensor) -> tf.data.Dataset:
         """The records of one file: what `TFRecordDataset` is made of, without its function for many files."""
@@ -119,13 +123,6 @@ class ShardRecords:
         shard, first, count = self._place(part)
         wanted = tf.where(tf.gather(self._by_index, part), count, tf.zeros_like(count))
         return damage.records(tf.gather(self._files, shard), tf.gather(self._indexes, shard), first, wanted)
-
-    def _describe(self, shard: tf.Tensor, first: tf.Tensor, found: tf.Tensor) -> tf.Tensor:
-        """What is wrong with the record that comes after those found."""
-        file, record = tf.gather(self._files, shard), first + found
-        if not self._has_index:
-            return tf.strings.join([damage.say(file, record), damage.ADVICE])
-        return damage.describe(file, tf.gather(self._indexes, shard), first, record)
 
     def columns(self, records: tf.Tensor) -> dict[str, tf.Tensor]:
         """The columns of a batch of records."""
