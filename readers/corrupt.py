@@ -81,7 +81,7 @@ def warn(directory: str, shards: Sequence[ShardInfo], damaged: Sequence[Damaged]
     if len(damaged) > _SHOWN:
         lines.append(f"\n  and {len(damaged) - _SHOWN} more")
     count = f"{len(damaged)} damaged record{'s' if len(damaged) > 1 else ''}"
-    warnings.warn(f"{count} left out:{''.join(lines)}", DamageWarning, stacklevel=3)
+    warnings.warn(f"{count} left out:{''.join(lines)}", DamageWarning, stacklevel=4)
 
 
 def _check(directory: str, shard: int, info: ShardInfo) -> list[Damaged]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.manifest import FeatureInfo, Manifest
-from readers import corrupt, splits
+from readers import corrupt, garbage, splits
 from readers.malloc import keep_large_blocks
 from readers.manifests import PathLike, check_shards, load_manifest
 from readers.options import AUTOTUNE, Features, Padding, ReadOptions
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 
+@garbage.put_off
 def load_dataset(
     path: PathLike,
     *,

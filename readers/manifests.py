@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 
 from npy2tfrecord import manifest as manifests
 from npy2tfrecord.errors import DamageError, UsageError, display
@@ -14,7 +16,8 @@ from npy2tfrecord.manifest import Manifest, ShardInfo
 PathLike = str | os.PathLike[str]
 
 _THREADS = 16  # a network file system answers many questions at once, one by one it takes milliseconds each
-_FEW = 64  # shards that are not worth starting threads for
+_FEW = 64  # shards that tell whether it is one
+_SLOW_SECONDS = 200e-6  # for each of them; faster ones are not worth threads
 
 
 def load_manifest(path: PathLike) -> Manifest:
@@ -30,12 +33,15 @@ def load_manifest(path: PathLike) -> Manifest:
 def check_shards(directory: PathLike, shards: Sequence[ShardInfo]) -> None:
     """Raise `DamageError` unless every shard is there and has the size that the manifest says."""
     paths = [(os.path.join(os.fsdecode(directory), shard.file), shard.bytes) for shard in shards]
-    if len(paths) <= _FEW:
-        problems = _problems(paths)
+    started = time.monotonic()
+    problems = _problems(paths[:_FEW])
+    rest = paths[_FEW:]
+    if time.monotonic() - started < _FEW * _SLOW_SECONDS:
+        problems += _problems(rest)
     else:
         with ThreadPoolExecutor(_THREADS) as pool:
-            shares = pool.map(_problems, [paths[i::_THREADS] for i in range(_THREADS)])
-            problems = sorted(problem for share in shares for problem in share)
+            shares = pool.map(_problems, [rest[i::_THREADS] for i in range(_THREADS)])
+            problems = sorted(chain(problems, *shares))
     if problems:
         others = f" (and {len(problems) - 1} other shards of {len(paths)})" if len(problems) > 1 else ""
         raise DamageError(f"{problems[0]}{others}; the data set has to be converted or copied again")

@@ -15,7 +15,7 @@ from npy2tfrecord.joiner import Examples, join
 from npy2tfrecord.manifest import FeatureInfo, Manifest, ShardInfo, shard_name
 from npy2tfrecord.options import Options, parse_sources
 from npy2tfrecord.scanner import read_headers
-from readers import splits
+from readers import garbage, splits
 from readers.dataset import check_padding_names, features_used
 from readers.malloc import keep_large_blocks
 from readers.options import ReadOptions
@@ -30,6 +30,7 @@ _SPLIT = "train"
 _MAX_PIECES = 2**16
 
 
+@garbage.put_off
 def load_npy(
     sources: Any,
     *,
