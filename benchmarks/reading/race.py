@@ -42,7 +42,6 @@ LIMITS = {
     "mosaicml": 100_000,
     "grain, 4 processes": 50_000,
     "webdataset": 40_000,
-    "ArraySource in grain": 25_000,
     "array_record in grain": 25_000,
 }
 
