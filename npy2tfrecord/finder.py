@@ -72,6 +72,8 @@ def search(
     files come before those of its subdirectories, both sorted by their bytes. Whatever cannot be looked into is listed
     as a problem. Raises `UsageError` for a source that does not exist.
     """
+    if options.group_by_suffix and any(name is not None for name, _ in sources):
+        raise UsageError("group_by_suffix takes the features' names from the files: name no source")
     listed = read_file_list(options.files_from) if options.files_from else None
     selection = Selection.of(options.include, options.exclude)
     kinds = []

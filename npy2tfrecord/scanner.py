@@ -82,8 +82,6 @@ def read_headers(
     Raises `InputError` for the first bad source unless `options.on_error` is "skip", and whenever
     the arrays of a feature differ in dtype or rank; `UsageError` when there are none.
     """
-    if options.group_by_suffix and any(name is not None for name in found):
-        raise UsageError("group_by_suffix takes the features' names from the files: name no source")
     parts = read_all(found, options, steps, tell)
     problems = [problem for each in found.values() for problem in each.problems]
     tables: dict[str, SourceTable] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -210,5 +211,5 @@ def test_name_before_an_equals_sign_is_a_feature_unless_it_is_a_file(
 
 def test_scan_shows_each_feature(pairs: Path, command: Command) -> None:
     result = command.ok("scan", f"image={pairs / 'img'}", f"mask={pairs / 'msk'}")
-    assert "image: 6 arrays" in result.out
-    assert "mask: 6 arrays" in result.out
+    assert re.search(r"^  image  uint8  .* 6 arrays ", result.out, re.MULTILINE)
+    assert re.search(r"^  mask  .* 6 arrays ", result.out, re.MULTILINE)
