@@ -48,14 +48,15 @@ def test_lines_count_the_rate_of_new_bytes_only(clock: Clock, capsys: pytest.Cap
     assert [line["seconds"] for line in lines] == [20.0, 22.0, 24.0, 26.0]
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        raise OSError
+
+
 def test_bar_starts_at_what_is_done_and_its_rate_counts_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-        def fileno(self) -> int:
-            raise OSError
-
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with progress.shown_progress("auto", quiet=False) as show:
@@ -89,13 +90,6 @@ def test_files_are_counted_before_bytes_are_known(clock: Clock, capsys: pytest.C
 
 
 def test_a_terminal_shows_a_count_of_files_and_then_the_bar(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-        def fileno(self) -> int:
-            raise OSError
-
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     threads = threading.active_count()
