@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+_HIDDEN = ("command", "made", "load", "minutes")  # of a part: said once for the whole page
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -27,6 +29,15 @@ def number(value: Any) -> str:
 def values(title: str, found: Mapping[str, Any]) -> str:
     """Named values, a line each."""
     return table([title, ""], [[key, number(value)] for key, value in found.items()])
+
+
+def show(name: str, found: dict[str, Any], results_table: Callable[[dict[str, Any]], str]) -> str:
+    """One part: why it failed, its results by contestant as `results_table` lays them out, or its values."""
+    if "failed" in found:
+        return f"\n{name} failed: {found['failed']}\n"
+    if "results" in found:
+        return f"\n{results_table(found)}\n"
+    return f"\n{values(name.replace('/', ', '), {k: v for k, v in found.items() if k not in _HIDDEN})}\n"
 
 
 def made(report: Mapping[str, Any]) -> str:

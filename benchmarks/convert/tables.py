@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import charts
+from benchmarks import charts, markdown
 from benchmarks.convert.contest import BY_HAND, BY_NAME, COPY, OURS_NAME
-from benchmarks.markdown import table, values
+from benchmarks.markdown import table
 
 NOTE = "¹ stores the bytes of the `.npy` files without looking at them"
-HIDDEN = ("command", "made", "load", "minutes")
 SMALL_BYTES = 100_000
 
 
@@ -66,11 +65,7 @@ def summary_table(contests: list[dict[str, Any]]) -> str:
 
 def show(name: str, found: dict[str, Any]) -> str:
     """One part."""
-    if "failed" in found:
-        return f"\n{name} failed: {found['failed']}\n"
-    if "results" in found:
-        return f"\n{contest_table(found)}\n"
-    return f"\n{values(name.replace('/', ', '), {k: v for k, v in found.items() if k not in HIDDEN})}\n"
+    return markdown.show(name, found, contest_table)
 
 
 def _contests(report: dict[str, Any]) -> list[dict[str, Any]]:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks import charts
-from benchmarks.markdown import table, values
+from benchmarks import charts, markdown
+from benchmarks.markdown import table
 from benchmarks.reading.race import OUR_PROGRAMS, PEERS
 
-HIDDEN = ("command", "made", "load", "minutes")
 TITLES = {"readers": "load_dataset", "readers, ragged": "load_dataset, ragged", "load_npy": "load_npy"}
 BARE, TFDS, NP_LOAD = "bare TFRecordDataset", "tfds", "np.load in a map"
 
@@ -71,11 +70,7 @@ def number_table(races: list[dict[str, Any]]) -> str:
 
 def show(name: str, found: dict[str, Any]) -> str:
     """One part."""
-    if "failed" in found:
-        return f"\n{name} failed: {found['failed']}\n"
-    if "results" in found:
-        return f"\n{race_table(found)}\n"
-    return f"\n{values(name.replace('/', ', '), {k: v for k, v in found.items() if k not in HIDDEN})}\n"
+    return markdown.show(name, found, race_table)
 
 
 def page(report: dict[str, Any]) -> str:
