@@ -20,12 +20,13 @@ from npy2tfrecord.cast import Cast
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.example import Layout, key_entry_head_size, label_entry
 from npy2tfrecord.joiner import Examples
-from npy2tfrecord.manifest import SPLIT_PATTERN, Hash, LabelCounts, count_labels, shard_name
+from npy2tfrecord.manifest import SPLIT_PATTERN, Hash, LabelCounts, shard_name
 from npy2tfrecord.moments import channels_of
 from npy2tfrecord.npy import Header
 from npy2tfrecord.npz import Member
 from npy2tfrecord.options import DEFAULT_SPLIT, Options
 from npy2tfrecord.sources import SourceTable
+from npy2tfrecord.summary import count_labels
 from npy2tfrecord.tfrecord import FRAME_BYTES, MAX_DATA_BYTES
 
 _KEYS_AT_ONCE = 1 << 16

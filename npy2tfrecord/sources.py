@@ -9,9 +9,10 @@ import numpy as np
 
 from npy2tfrecord.errors import InputError, UnstableError
 from npy2tfrecord.finder import FileSet
-from npy2tfrecord.manifest import FeatureInfo, feature_info
+from npy2tfrecord.manifest import FeatureInfo
 from npy2tfrecord.npy import Header
 from npy2tfrecord.npz import Member
+from npy2tfrecord.summary import feature_info
 
 
 @dataclass

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from crc32c import crc32c
 
-from npy2tfrecord import example, manifest, tfrecord
+from npy2tfrecord import example, manifest, summary, tfrecord
 
 Arrays = Sequence[np.ndarray]
 
@@ -93,7 +93,7 @@ def _info(name: str, arrays: Arrays, stats: Mapping[str, Any] | None) -> manifes
         shapes[np.shape(array)] = shapes.get(np.shape(array), 0) + 1
     dtype = np.asarray(arrays[0]).dtype
     counts = np.array(list(shapes.values()))
-    return manifest.feature_info(
+    return summary.feature_info(
         name=name, dtype=dtype.name, itemsize=dtype.itemsize, shapes=list(shapes), counts=counts, stats=stats
     )
 
