@@ -70,7 +70,7 @@ def compare_shard(spec: ShardSpec, out: str, compression: str, skip: bool) -> li
         ends = np.cumsum(spec.record_sizes[kept])
         number = int(np.searchsorted(ends, differs.offset, side="right"))
         source = display(spec.columns[0].paths[spec.columns[0].sources[kept[number]]])
-        key = display(spec.record_keys()[kept[number]])
+        key = display(spec.record_keys[kept[number]])
         return [f"{spec.file}: record {number}, key {key!r}, is not what its source makes, {source}"]
     except InputError as error:
         return [f"{spec.file}: a source cannot be read: {error}"]

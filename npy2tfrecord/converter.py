@@ -19,6 +19,7 @@ from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, U
 from npy2tfrecord.finder import Found, search
 from npy2tfrecord.identity import data_hash, identity_of
 from npy2tfrecord.joiner import Examples, join
+from npy2tfrecord.keysums import ITEM_BYTES
 from npy2tfrecord.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
 from npy2tfrecord.moments import Moments
 from npy2tfrecord.neighbours import neighbour_files
@@ -130,7 +131,7 @@ class Conversion:
         if dry_run:
             sizes = planned.shard_sizes()
             entries = {
-                file: ShardEntry(file, count, sizes[file], "0" * 32, "")
+                file: ShardEntry(file, count, sizes[file], "0" * 32, None, "")
                 for file, count in _shard_counts(planned).items()
             }
             return self._manifest(planned, entries, identity)
@@ -218,10 +219,12 @@ class Conversion:
         lost = []
         for shard in manifest.shards:
             try:
-                for name, size in ((shard.file, shard.bytes), (manifests.index_name(shard.file), None)):
-                    found = os.stat(os.path.join(self.workspace.out, name)).st_size
-                    if size is not None and found != size:
-                        lost.append(shard.file)
+                expected = {shard.file: shard.bytes, manifests.index_name(shard.file): None}
+                if shard.keys is not None:
+                    expected[manifests.keys_name(shard.file)] = ITEM_BYTES * shard.examples
+                sizes = {name: os.stat(os.path.join(self.workspace.out, name)).st_size for name in expected}
+                if any(size not in (None, sizes[name]) for name, size in expected.items()):
+                    lost.append(shard.file)
             except OSError:
                 lost.append(shard.file)
         return lost
@@ -230,14 +233,14 @@ class Conversion:
         """The shards of an earlier run that are whole, by size and content, and whose sources have not changed."""
         entries = self.workspace.entries()
         if earlier is not None:
-            entries = {s.file: ShardEntry(s.file, s.examples, s.bytes, s.hash, "") for s in earlier.shards}
+            entries = {s.file: ShardEntry(s.file, s.examples, s.bytes, s.hash, s.keys, "") for s in earlier.shards}
         stamps = {spec.file: spec.sources_hash for spec in planned.shards(set(entries))} if entries else {}
         candidates = [
-            (self.workspace.out, entry.file, entry.examples, entry.bytes, entry.hash, self.options.compression)
-            for entry in entries.values()
-            if entry.file not in damaged and entry.file in stamps and entry.sources_hash in ("", stamps[entry.file])
+            (self.workspace.out, ShardInfo(e.file, e.examples, e.bytes, e.hash, e.keys), self.options.compression)
+            for e in entries.values()
+            if e.file not in damaged and e.file in stamps and e.sources_hash in ("", stamps[e.file])
         ]
-        size = sum(task[3] for task in candidates)
+        size = sum(shard.bytes for _, shard, _ in candidates)
         whole = parallel.run(is_whole, candidates, jobs=self._jobs(size, len(candidates)), backend=self.options.backend)
         return {file: entries[file] for file, found in whole if found}
 
@@ -302,7 +305,7 @@ class Conversion:
         """Raise `OutputError` when the disk has no room for what is planned."""
         if self.options.compression != "none":
             return
-        needed += 26 * len(planned.record_sizes)  # the index, at most
+        needed += 30 * len(planned.record_sizes)  # the index, at most, and the keys
         status = os.statvfs(self.workspace.out)
         free = status.f_bavail * status.f_frsize
         if needed > free:
@@ -329,7 +332,7 @@ class Conversion:
             infos = []
             for k in range(count):
                 entry = entries[shard_name(split.name, k, count)]
-                infos.append(ShardInfo(entry.file, entry.examples, entry.bytes, entry.hash))
+                infos.append(ShardInfo(entry.file, entry.examples, entry.bytes, entry.hash, entry.keys))
                 positions = np.array([i for i, _ in entry.left_out], dtype=np.int64)
                 left_out.append(split.order[split.cuts[k] + positions])
                 skipped.extend(reason for _, reason in entry.left_out)

@@ -9,6 +9,7 @@ from typing import Any
 
 from npy2tfrecord import parallel, system
 from npy2tfrecord.errors import OutputError, WorkerError, display
+from npy2tfrecord.manifest import BESIDE
 from npy2tfrecord.options import Options
 from npy2tfrecord.planner import Plan, ShardSpec
 from npy2tfrecord.workspace import OWN_MARK, Workspace
@@ -82,7 +83,7 @@ def _write_alone(spec: ShardSpec, stem: str, **settings: Any) -> ShardEntry:
     own = f"{stem}{OWN_MARK}{token_hex(4)}"
     entry = write_shard(spec, own, **settings)
     try:
-        for suffix in (".idx", ".shard"):
+        for suffix in (*BESIDE, ".shard"):
             system.rename(own + suffix, stem + suffix)
     except OSError as error:
         raise OutputError.from_os("finish", stem, error) from error

@@ -32,7 +32,7 @@ class Forms:
     """The forms of a shard's records: record i has the form `forms[ids[i]]`."""
 
     def __init__(self, spec: ShardSpec) -> None:
-        self.keys = spec.record_keys()
+        self.keys = spec.record_keys
         self._labels = [b""] * len(spec) if spec.labels is None else [label_entry(n) for n in spec.labels.tolist()]
         sizes = [np.fromiter(map(len, column), dtype=np.int64, count=len(spec)) for column in (self.keys, self._labels)]
         kinds = [*sizes, *(np.array(c.header_ids, dtype=np.int64)[c.sources] for c in spec.columns)]

@@ -20,10 +20,12 @@ import xxhash
 
 from npy2tfrecord.document import Node
 from npy2tfrecord.errors import DamageError, UsageError, display
+from npy2tfrecord.keysums import MODULUS, KeySums
 from npy2tfrecord.npy import EXTENSION_NAMES, MAX_RANK, SUPPORTED_NAMES
 
 FILE_NAME = "manifest.json"
 INDEX_DIR = "index"
+BESIDE = (".idx", ".keys")  # the smaller files of a shard, all in that directory
 FORMAT = "npy2tfrecord"
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 256 * 2**20  # a million shards, or three million skipped sources, fit
@@ -45,7 +47,17 @@ def shard_name(split: str, index: int, count: int) -> str:
 
 def index_name(file: str) -> str:
     """Where a shard's index is, relative to the data set's directory."""
-    return f"{INDEX_DIR}/{file.removesuffix('.tfrecord')}.idx"
+    return beside(file, ".idx")
+
+
+def keys_name(file: str) -> str:
+    """Where the residues of a shard's keys are, relative to the data set's directory."""
+    return beside(file, ".keys")
+
+
+def beside(file: str, suffix: str) -> str:
+    """Where one of a shard's smaller files is, relative to the data set's directory."""
+    return f"{INDEX_DIR}/{file.removesuffix('.tfrecord')}{suffix}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +104,21 @@ class FeatureInfo:
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """One shard: `bytes` is the file's size, `hash` the XXH3-128 of its content."""
+    """One shard: `bytes` is the file's size, `hash` the XXH3-128 of its content.
+
+    `keys` are the sums over its keys; None in what an early converter wrote.
+    """
 
     file: str
     examples: int
     bytes: int
     hash: str
+    keys: KeySums | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The shard as `manifest.json` holds it."""
+        sums = {} if self.keys is None else {"keys": list(self.keys)}
+        return {"file": self.file, "examples": self.examples, "bytes": self.bytes, "hash": self.hash, **sums}
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +193,7 @@ class Manifest:
                     "examples": sum(shard.examples for shard in shards),
                     "bytes": sum(shard.bytes for shard in shards),
                     **self._label_counts_json(split),
-                    "shards": [
-                        {"file": s.file, "examples": s.examples, "bytes": s.bytes, "hash": s.hash} for s in shards
-                    ],
+                    "shards": [shard.to_json() for shard in shards],
                 }
                 for split, shards in self.splits.items()
             },
@@ -305,7 +324,15 @@ def _parse_shard(node: Node, split: str, index: int, count: int) -> ShardInfo:
         node.get("examples").integer(),
         node.get("bytes").integer(),
         node.get("hash").string(_HASH_PATTERN),
+        _parse_key_sums(node.get("keys")) if "keys" in node.mapping() else None,
     )
+
+
+def _parse_key_sums(node: Node) -> KeySums:
+    sums = node.integers()
+    if len(sums) != 2 or max(sums) >= MODULUS:
+        raise node.fail(f"two sums below {MODULUS}")
+    return KeySums(*sums)
 
 
 def _parse_feature(name: str, node: Node) -> FeatureInfo:

@@ -99,6 +99,7 @@ class ShardSpec:
             record_sizes=self.record_sizes[here],
         )
 
+    @cached_property
     def record_keys(self) -> list[bytes]:
         """The key of every record."""
         keys, sources = self.columns[0].keys(), self.columns[0].sources.tolist()

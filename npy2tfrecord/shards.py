@@ -15,7 +15,8 @@ import numpy as np
 from npy2tfrecord import system
 from npy2tfrecord.errors import DamageError
 from npy2tfrecord.example import KEY, LABEL, Value
-from npy2tfrecord.manifest import FeatureInfo, Hash, Manifest, index_name
+from npy2tfrecord.keysums import ITEM_BYTES, MODULUS, key_sums
+from npy2tfrecord.manifest import FeatureInfo, Hash, Manifest, ShardInfo, index_name, keys_name
 from npy2tfrecord.npy import dtype_from_name
 from npy2tfrecord.tfrecord import FOOT_BYTES, HEAD_BYTES, MAX_DATA_BYTES, data_length, unframe
 
@@ -97,27 +98,43 @@ def read_records(path: str | bytes, compression: str = "none") -> Iterator[Recor
             raise DamageError(f"record {number} at offset {offset}: damaged compression ({error})") from None
 
 
-def is_whole(out: str, file: str, examples: int, size: int, expected: str, compression: str) -> tuple[str, bool]:
-    """Whether a shard has the size and the hash it should have, and its index as many records that fill it."""
-    seen = Hash()
+def is_whole(out: str, shard: ShardInfo, compression: str) -> tuple[str, bool]:
+    """Whether a shard has its size and hash, its index as many records that fill it, and its keys their sums."""
+    file, seen, keys = shard.file, Hash(), b""
     try:
-        with system.opened(os.path.join(out, index_name(file))) as handle:
-            index = bytearray(min(system.fstat(handle).st_size, _LINE_BYTES * examples + 1))
-            system.read_into(handle, memoryview(index), 0)
+        index = _read_up_to(os.path.join(out, index_name(file)), _LINE_BYTES * shard.examples + 1)
+        if shard.keys is not None:
+            keys = _read_up_to(os.path.join(out, keys_name(file)), ITEM_BYTES * shard.examples + 1)
         with system.opened(os.path.join(out, file)) as handle:
-            if system.fstat(handle).st_size != size:
+            if system.fstat(handle).st_size != shard.bytes:
                 return file, False
-            buffer = memoryview(bytearray(min(_READ_BYTES, size + 1)))
+            buffer = memoryview(bytearray(min(_READ_BYTES, shard.bytes + 1)))
             position = 0
             while count := system.read_into(handle, buffer, position):
                 seen.update(buffer[:count])
                 position += count
     except OSError:
         return file, False
-    return file, seen.hexdigest() == expected and _is_index(index, examples, size if compression == "none" else None)
+    good = seen.hexdigest() == shard.hash and residues_of(keys, shard) is not None
+    return file, good and _is_index(index, shard.examples, shard.bytes if compression == "none" else None)
 
 
-def _is_index(data: bytearray, examples: int, size: int | None) -> bool:
+def _read_up_to(path: str, limit: int) -> bytes:
+    with system.opened(path) as handle:
+        data = bytearray(min(system.fstat(handle).st_size, limit))
+        return bytes(data[: system.read_into(handle, memoryview(data), 0)])
+
+
+def residues_of(data: bytes, shard: ShardInfo) -> np.ndarray | None:
+    """The residues of a shard's keys from the file that holds them, empty of a shard without; None if it is damaged."""
+    values = np.frombuffer(data[: len(data) // ITEM_BYTES * ITEM_BYTES], dtype="<u4")
+    if shard.keys is None:
+        return values[:0]
+    good = len(data) == ITEM_BYTES * shard.examples and not (values >= MODULUS).any()
+    return values if good and key_sums(values) == shard.keys else None
+
+
+def _is_index(data: bytes, examples: int, size: int | None) -> bool:
     """Whether these are the lines of `examples` records, one behind the other, that end at `size`."""
     end = 0
     lines = data.split(b"\n")

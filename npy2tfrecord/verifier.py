@@ -6,16 +6,19 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
+import numpy as np
+
 from npy2tfrecord import cluster, parallel, system
 from npy2tfrecord import manifest as manifests
 from npy2tfrecord.comparer import compare
 from npy2tfrecord.converter import Conversion
 from npy2tfrecord.errors import ConflictError, DamageError, UsageError, display
 from npy2tfrecord.example import parse_example
-from npy2tfrecord.manifest import INDEX_DIR, Hash, Manifest, ShardInfo, index_name
+from npy2tfrecord.keysums import ITEM_BYTES, residues
+from npy2tfrecord.manifest import INDEX_DIR, Hash, Manifest, ShardInfo, index_name, keys_name
 from npy2tfrecord.neighbours import neighbour_files
 from npy2tfrecord.options import Options, Sources, anchored, parse_sources
-from npy2tfrecord.shards import check_example, key_of, read_records
+from npy2tfrecord.shards import check_example, key_of, read_records, residues_of
 
 _CHUNK_BYTES = 1 << 20
 _FLAGS = system.READ_FLAGS | getattr(os, "O_NOFOLLOW", 0)  # a link may lead anywhere
@@ -154,11 +157,10 @@ def _check_neighbours(path: str, manifest: Manifest) -> dict[str, list[str]]:
 
 def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, list[str]]:
     """What is wrong with one shard and its index: at most one finding, the first."""
-    file, index = os.path.join(out, shard.file), index_name(shard.file)
+    file = os.path.join(out, shard.file)
     lines: list[bytes] = []
+    keys: list[bytes] = []
     problem = ""
-    keys: dict[bytes, int] = {}
-    doubled = ""
     try:
         size, found = _hash_from_disk(file, shard)
         if size != shard.bytes:
@@ -171,12 +173,11 @@ def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, l
             try:
                 example = parse_example(record.data)
                 key = key_of(example)
+                keys.append(key)
                 check_example(example, manifest)
             except DamageError as error:
                 where = f"record {record.number} at offset {record.offset}"
                 raise DamageError(f"{where}, key {display(key)!r}: {error}") from None
-            if problem and not doubled and keys.setdefault(key, record.number) != record.number:
-                doubled = f"; record {record.number} has the key {display(key)!r} of record {keys[key]}"
             if len(lines) > shard.examples:
                 break
         if len(lines) != shard.examples:
@@ -186,15 +187,42 @@ def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, l
         return shard.file, [f"{shard.file}: {error}"]
     except OSError as error:
         return shard.file, [f"{shard.file}: {error.strerror}"]
+    differs = _check_index(out, shard, lines)
+    moved, other = _check_keys(out, shard, residues(keys))
+    if problem:
+        if moved is not None:
+            where = f"record {moved}, key {display(keys[moved])!r}, is not the one that was written there"
+        hint = differs or (where if moved is not None else "--source tells which record")
+        return shard.file, [f"{shard.file}: every record is whole, but {problem}; {hint}"]
+    return shard.file, [differs or other] if differs or other else []
+
+
+def _check_index(out: str, shard: ShardInfo, lines: list[bytes]) -> str:
+    """Where the index is not what the records make; nothing when it is."""
+    index = index_name(shard.file)
     try:
         with system.opened(os.path.join(out, index), _FLAGS) as handle:
             differs = _first_difference(_read_whole(handle, 40 * shard.examples + 1), lines)
     except OSError as error:
         differs = error.strerror or str(error)
-    if problem:
-        hint = f"; {index}: {differs}" if differs else doubled or "; --source tells which record"
-        return shard.file, [f"{shard.file}: every record is whole, but {problem}{hint}"]
-    return shard.file, [f"{index}: {differs}"] if differs else []
+    return f"{index}: {differs}" if differs else ""
+
+
+def _check_keys(out: str, shard: ShardInfo, found: np.ndarray) -> tuple[int | None, str]:
+    """The first record with another key than was written there, or what is wrong with the file of keys."""
+    if shard.keys is None:
+        return None, ""
+    name = keys_name(shard.file)
+    try:
+        with system.opened(os.path.join(out, name), _FLAGS) as handle:
+            known = residues_of(_read_whole(handle, ITEM_BYTES * shard.examples + 1), shard)
+    except OSError as error:
+        return None, f"{name}: {error.strerror or error}"
+    if known is None:
+        return None, f"{name}: is not what the manifest says of the shard's keys"
+    both = min(len(known), len(found))
+    moved = np.flatnonzero(known[:both] != found[:both])
+    return (int(moved[0]), f"{name}: other keys than the records have") if len(moved) else (None, "")
 
 
 def _hash_from_disk(file: str, shard: ShardInfo) -> tuple[int, str]:

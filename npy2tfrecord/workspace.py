@@ -22,14 +22,15 @@ from npy2tfrecord import manifest as manifests
 from npy2tfrecord import system
 from npy2tfrecord.cluster import check_output
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
-from npy2tfrecord.manifest import Hash, Manifest, Skipped, index_name
+from npy2tfrecord.keysums import KeySums
+from npy2tfrecord.manifest import BESIDE, Hash, Manifest, Skipped, beside
 from npy2tfrecord.writer import ShardEntry
 
 DIRECTORY = ".npy2tfrecord"
 _PLAN, _JOURNAL, _LOCK = "plan.json", "journal", "lock"
 _LOCK_ATTEMPTS = 20
 _LOCK_SECONDS = 2.0  # workers of a run that was killed have its lock until they notice, within half a second
-_TEMPORARY = re.compile(r"[0-9a-f]{16}-.+\.(shard|idx|file)")
+_TEMPORARY = re.compile(r"[0-9a-f]{16}-.+\.(shard|idx|keys|file)")
 _SHARD = re.compile(r".+-\d{5,7}-of-\d{5,7}\.tfrecord")
 OWN_MARK = "~"  # behind a stem, before what tells one worker's attempt at a shard from another's
 NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt")
@@ -182,6 +183,7 @@ class Workspace:
                 digest, _, text = line.rstrip(b"\n").partition(b" ")
                 if line.endswith(b"\n") and digest == Hash(text).hexdigest().encode():
                     fields = json.loads(text)
+                    fields["keys"] = KeySums(*fields["keys"])
                     fields["left_out"] = tuple((i, Skipped(**skipped)) for i, skipped in fields["left_out"])
                     entry = ShardEntry(**fields)
                     entries[entry.file] = entry
@@ -210,7 +212,8 @@ class Workspace:
         for name in names:
             if _SHARD.fullmatch(name) and os.sep not in name:
                 _unlink(os.path.join(self.out, name))
-                _unlink(os.path.join(self.out, index_name(name)))
+                for suffix in BESIDE:
+                    _unlink(os.path.join(self.out, beside(name, suffix)))
         for name in (_JOURNAL, _PLAN):
             _unlink(os.path.join(self.path, name))
         self._sync_directories(self.out, self.path)
@@ -246,7 +249,8 @@ class Workspace:
         lines = []
         try:
             for entry in entries:
-                system.rename(self.stem(entry.file) + ".idx", os.path.join(self.out, index_name(entry.file)))
+                for suffix in BESIDE:
+                    system.rename(self.stem(entry.file) + suffix, os.path.join(self.out, beside(entry.file, suffix)))
                 system.rename(self.stem(entry.file) + ".shard", os.path.join(self.out, entry.file))
                 text = json.dumps(asdict(entry)).encode()
                 lines.append(Hash(text).hexdigest().encode() + b" " + text + b"\n")

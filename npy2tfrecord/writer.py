@@ -17,6 +17,7 @@ from npy2tfrecord import system
 from npy2tfrecord.compress import Compressor, hash_file
 from npy2tfrecord.errors import InputError, OutputError, display
 from npy2tfrecord.forms import Forms, scatter
+from npy2tfrecord.keysums import KeySums, key_sums, residues
 from npy2tfrecord.manifest import Skipped
 from npy2tfrecord.moments import Moments
 from npy2tfrecord.planner import Column, ShardSpec
@@ -37,6 +38,7 @@ class ShardEntry:
     examples: int
     bytes: int
     hash: str
+    keys: KeySums | None  # unknown of a shard that an early converter wrote
     sources_hash: str
     left_out: tuple[tuple[int, Skipped], ...] = ()  # positions in the plan's shard
     moments: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # of each feature, if asked for
@@ -47,7 +49,7 @@ class Sink(Protocol):
 
 
 def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, sync: bool, read_back: bool) -> ShardEntry:
-    """Write a shard to `stem` + ".shard" and its index to `stem` + ".idx"; with `read_back`, compare with the disk.
+    """Write a shard to `stem` + ".shard", its index and its keys beside it; with `read_back`, compare with the disk.
 
     Raises `InputError` for a source that cannot be read, or leaves its example out if `skip`;
     `OutputError` when the files cannot be written. Temporary files stay behind then.
@@ -77,6 +79,8 @@ def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, syn
             found = f"{first.found}; with it, none of the {len(spec)} examples of {spec.file} can be written"
             raise InputError(first.where, found, "at least one: fewer shards (--num-shards), or --exclude")
         system.write_file(stem + ".idx", _index(written), sync=sync)
+        keys = np.delete(residues(spec.record_keys), sorted(bad))
+        system.write_file(stem + ".keys", keys.tobytes(), sync=sync)
         if read_back and (found := hash_file(path)) != sink.hash:
             raise OutputError(f"{display(path)} was written with the hash {sink.hash}, the disk gives {found}")
     except (InputError, OutputError):
@@ -88,6 +92,7 @@ def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, syn
         examples=len(written),
         bytes=sink.size,
         hash=sink.hash,
+        keys=key_sums(keys),
         sources_hash=spec.sources_hash,
         left_out=tuple((i, Skipped(display(bad[i].where), bad[i].problem)) for i in sorted(bad)),
         moments={name: one.state() for name, one in moments.items()},

@@ -1,7 +1,7 @@
 """`ArraySource`: the examples of a data set by number, as NumPy arrays, without TensorFlow.
 
-A shard's index says where each record is, so that one `pread` gets it; its checksum is verified.
-Positions are held as NumPy arrays of 12 bytes a record, loaded shard by shard when first needed.
+A shard's index says where each record is, so that one `pread` gets it; its checksum and its key are verified.
+Positions are held as NumPy arrays of 16 bytes a record, loaded shard by shard when first needed.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import operator
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, SupportsIndex, overload
 
@@ -19,11 +19,13 @@ import numpy as np
 from npy2tfrecord import system
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.example import KEY, LABEL
+from npy2tfrecord.keysums import residue
 from npy2tfrecord.manifest import Manifest
 from npy2tfrecord.npy import dtype_from_name
+from npy2tfrecord.shards import key_of
 from npy2tfrecord.tfrecord import unframe
 from readers import splits
-from readers.index import load_table
+from readers.index import Table, load_table
 from readers.manifests import PathLike, check_shards, load_manifest
 from readers.options import Features, ReadOptions
 from readers.outputs import name_outputs
@@ -84,7 +86,7 @@ class ArraySource:
 
     def _start(self) -> None:
         self._templates = Templates(info.name for info in self.manifest.features)
-        self._tables: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._tables: dict[int, Table] = {}
         self._files: dict[int, _File] = {}
         self._lock = threading.Lock()
 
@@ -100,14 +102,15 @@ class ArraySource:
     def __iter__(self) -> Iterator[Example]:
         """All examples in order, many read at a time."""
         for part in self._parts:
-            offsets, sizes = self._table(part.shard)
+            table = self._table(part.shard)
+            offsets = table.offsets
             last = part.first + part.count
             record = part.first
             while record < last:
                 whole = int(offsets[record])
                 stop = int(np.searchsorted(offsets, whole + _RUN_BYTES, side="right"))
                 run = range(record, max(record + 1, min(stop, last)))
-                yield from self._read_run(part.shard, run, offsets, sizes)
+                yield from self._read_run(part.shard, run, table)
                 record = run.stop
 
     @overload
@@ -120,8 +123,7 @@ class ArraySource:
         if isinstance(index, Iterable):
             return self._read_many([operator.index(i) for i in index])
         shard, record = self._find(operator.index(index))
-        offsets, sizes = self._table(shard)
-        return self._read_run(shard, range(record, record + 1), offsets, sizes)[0]
+        return self._read_run(shard, range(record, record + 1), self._table(shard))[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """What torch.utils.data.DataLoader asks a batch with."""
@@ -143,8 +145,8 @@ class ArraySource:
         start = self._ends[part - 1] if part else 0
         return self._parts[part].shard, self._parts[part].first + position - start
 
-    def _table(self, shard: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where the records of a shard are: offsets and sizes."""
+    def _table(self, shard: int) -> Table:
+        """Where the records of a shard are, and which."""
         table = self._tables.get(shard)
         if table is None:
             table = self._tables[shard] = load_table(self._path, self._shards[shard])
@@ -170,7 +172,7 @@ class ArraySource:
         start = 0
         while start < len(places):
             shard, first, _ = places[start]
-            offsets, sizes = self._table(shard)
+            offsets, sizes, _ = table = self._table(shard)
             stop = start + 1
             while stop < len(places) and places[stop][0] == shard:
                 before, record = places[stop - 1][1], places[stop][1]
@@ -179,14 +181,15 @@ class ArraySource:
                     break
                 stop += 1
             wanted = [record for _, record, _ in places[start:stop]]
-            examples = self._read_run(shard, wanted, offsets, sizes)
+            examples = self._read_run(shard, wanted, table)
             for (_, _, i), example in zip(places[start:stop], examples, strict=True):
                 found[i] = example
             start = stop
         return found
 
-    def _read_run(self, shard: int, records: Sequence[int], offsets: np.ndarray, sizes: np.ndarray) -> list[Example]:
+    def _read_run(self, shard: int, records: Sequence[int], table: Table) -> list[Example]:
         """Rising records of one shard, by one read."""
+        offsets, sizes, known = table
         base = int(offsets[records[0]])
         size = int(offsets[records[-1]]) + int(sizes[records[-1]]) - base
         data = memoryview(bytearray(size))
@@ -195,7 +198,10 @@ class ArraySource:
         for record in records:
             start = int(offsets[record]) - base
             try:
-                examples.append(self._decode(data[start : start + int(sizes[record])]))
+                columns = self._templates.parse(unframe(data[start : start + int(sizes[record])]))
+                if known is not None and residue(key_of(columns)) != known[record]:
+                    raise DamageError("a whole record, but not the one that was written there")
+                examples.append(self._decode(columns))
             except DamageError as error:
                 file = os.path.join(self._path, self._shards[shard].file)
                 raise DamageError(f"{display(file)}: record {record} at offset {base + start}: {error}") from None
@@ -214,14 +220,13 @@ class ArraySource:
             path = os.path.join(self._path, self._shards[shard].file)
             raise DamageError(f"{display(path)}: {problem}")
 
-    def _decode(self, record: memoryview) -> Example:
-        columns = self._templates.parse(unframe(record))
+    def _decode(self, columns: Mapping[str, Any]) -> Example:
         values = {name: self._value(columns, column) for name, column in self._outputs.items()}
         if isinstance(self._features, str):
             return values[self._features]
         return tuple(values[name] for name in self._features) if isinstance(self._features, tuple) else values
 
-    def _value(self, columns: dict[str, Any], column: str) -> Any:
+    def _value(self, columns: Mapping[str, Any], column: str) -> Any:
         value = columns.get(column)
         if column == LABEL:
             if not isinstance(value, list) or len(value) != 1:

@@ -13,11 +13,15 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import IO
+
+import numpy as np
 
 from npy2tfrecord import system
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.example import KEY, parse_example
+from npy2tfrecord.keysums import residue
 from npy2tfrecord.manifest import Hash, ShardInfo
 from npy2tfrecord.tfrecord import FOOT_BYTES, HEAD_BYTES, data_length, unframe
 from readers.index import load_table
@@ -46,7 +50,7 @@ class Damaged:
 def find(directory: str, shards: Sequence[ShardInfo], parts: Sequence[Part], compression: str) -> list[Damaged]:
     """The damaged records of the shards that these parts are of.
 
-    Raises `DamageError` where every record of a shard is whole, but they are not those that were written.
+    Raises `DamageError` where a shard is not what was written, but none of its records shows it.
     """
     if compression != "none":
         raise UsageError(
@@ -85,7 +89,7 @@ def warn(directory: str, shards: Sequence[ShardInfo], damaged: Sequence[Damaged]
 
 
 def _check(directory: str, shard: int, info: ShardInfo) -> list[Damaged]:
-    offsets, sizes = load_table(directory, info)
+    offsets, sizes, known = load_table(directory, info)
     found: list[Damaged] = []
     path, seen = os.path.join(directory, info.file), Hash()
     with _opened(path) as file:
@@ -96,9 +100,28 @@ def _check(directory: str, shard: int, info: ShardInfo) -> list[Damaged]:
                 unframe(data)
             except DamageError as error:
                 found.append(Damaged(shard, record, offset, _is_head(data), _key(data), str(error)))
-    if not found and seen.hexdigest() != info.hash:
+    intact = seen.hexdigest() == info.hash
+    if not intact and known is not None:
+        bad = {each.record for each in found}
+        found += _misplaced(path, shard, offsets, sizes, known, bad)
+        found.sort(key=attrgetter("record"))
+    if not found and not intact:
         problem = "every record is whole, but they are not those that were written; npy2tfrecord verify tells more"
         raise DamageError(f"{display(path)}: {problem}")
+    return found
+
+
+def _misplaced(
+    path: str, shard: int, offsets: np.ndarray, sizes: np.ndarray, known: np.ndarray, bad: set[int]
+) -> list[Damaged]:
+    """The records of a shard, but for the `bad` ones, that are whole and have other keys than were written there."""
+    found = []
+    problem = "a whole record, but not the one that was written there"
+    with _opened(path) as file:
+        for record, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
+            key = _key(memoryview(file.read(size)))
+            if record not in bad and (key is None or residue(key.encode("utf-8", "surrogateescape")) != known[record]):
+                found.append(Damaged(shard, record, offset, False, key, problem))
     return found
 
 
@@ -123,4 +146,4 @@ def _key(record: memoryview) -> str | None:
         value = parse_example(record[HEAD_BYTES:-FOOT_BYTES]).get(KEY)
     except (DamageError, IndexError, ValueError):
         return None
-    return str(value, "utf-8", "replace") if isinstance(value, memoryview) else None
+    return str(value, "utf-8", "surrogateescape") if isinstance(value, memoryview) else None

@@ -17,6 +17,7 @@ from readers import splits
 from readers.buckets import choose_buckets
 from readers.decoding import SHAPE, Decoder, decode, decode_one, lengths
 from readers.options import ReadOptions
+from readers.order import Order
 from readers.outputs import LENGTH
 from readers.padding import pad_batches
 from readers.splits import Part
@@ -24,6 +25,7 @@ from readers.strategy import SORTED_BATCHES, Kind, Strategy
 
 Structure = Any
 Block = Any  # a tensor of n records, or a dict of tensors of n sources
+Columns = Mapping[str, tf.Tensor]
 
 
 class FirstStage(Protocol):
@@ -37,8 +39,11 @@ class FirstStage(Protocol):
 
     def shapes(self, records: Block) -> dict[str, tf.Tensor]: ...
 
+    def order(self, lanes: Sequence[Sequence[Part]]) -> Order | None: ...
+
 
 MakeStage = Callable[[Sequence[Part]], FirstStage]
+Then = Callable[[FirstStage, Block], tuple[Structure, Columns]]  # what is made of a block, and its columns, with `key`
 
 
 class Builder:
@@ -64,7 +69,7 @@ class Builder:
     def build(self) -> tf.data.Dataset:
         options, kind = self.options, self.strategy.kind
         if kind is Kind.BATCHES:
-            dataset = self._cached(self._lanes(options.batch_size, options.drop_remainder, self._decode))
+            dataset = self._cached(self._lanes(options.batch_size, options.drop_remainder, self._decode_block))
         elif kind is Kind.STREAM:
             dataset = self._stream()
         else:
@@ -78,31 +83,33 @@ class Builder:
 
     # --- from parts to elements ------------------------------------------------------------------
 
-    def _lanes(self, block: Any, drop_remainder: bool, then: Callable[..., Any]) -> tf.data.Dataset:
+    def _lanes(self, block: Any, drop_remainder: bool, then: Then) -> tf.data.Dataset:
         """Blocks of records from several lanes at a time, in one fixed order, each handed to `then` in its lane."""
         examples = self.examples - self.examples % block if drop_remainder else self.examples
         parts = splits.narrow(self.parts, 0, examples)
         lanes = splits.lanes(parts, block, self.strategy.lanes, seekable=self.strategy.seekable)
         stage = self.make_stage([part for lane in lanes for part in lane])
+        order = stage.order(lanes)
         bounds = tf.constant(np.array([*pairwise([0, *accumulate(map(len, lanes))])], np.int64).reshape(-1, 2))
 
         def read_lane(lane: tf.Tensor) -> tf.data.Dataset:
             first, last = tf.unstack(tf.gather(bounds, lane), 2)
             records = tf.data.Dataset.range(first, last).flat_map(_plain(stage.read))
-            return records.batch(block, drop_remainder=drop_remainder).map(_plain(lambda block: then(stage, block)))
+            return _each(records.batch(block, drop_remainder=drop_remainder), stage, then, order, lane)
 
         return self._interleave(tf.data.Dataset.range(len(lanes)), read_lane)
 
-    def _blocks(self, then: Callable[..., Any]) -> tf.data.Dataset:
+    def _blocks(self, then: Then) -> tf.data.Dataset:
         """Blocks of records; where things are shuffled, from parts in a new order every epoch."""
         strategy, options = self.strategy, self.options
         if not options.shuffle:
             return self._lanes(strategy.block, False, then)
         stage = self.make_stage(splits.split_up(self.parts, strategy.pieces))
         count = len(stage.parts)
+        order = stage.order([(part,) for part in stage.parts])
 
         def read_part(part: tf.Tensor) -> tf.data.Dataset:
-            return stage.read(part).batch(strategy.block).map(_plain(lambda block: then(stage, block)))
+            return _each(stage.read(part).batch(strategy.block), stage, then, order, part)
 
         parts = tf.data.Dataset.range(count)
         if count > 1:
@@ -120,9 +127,9 @@ class Builder:
             deterministic=self.options.is_deterministic,
         )
 
-    def _elements(self, then: Callable[..., Any] = lambda stage, block: block) -> tf.data.Dataset:
+    def _elements(self, then: Then | None = None) -> tf.data.Dataset:
         """Single records, shuffled."""
-        dataset = self._cached(self._blocks(then)).unbatch()
+        dataset = self._cached(self._blocks(then or _as_it_is)).unbatch()
         if self.strategy.shuffle:
             dataset = dataset.shuffle(self.strategy.shuffle, seed=self.options.seed, reshuffle_each_iteration=True)
         return dataset
@@ -134,7 +141,7 @@ class Builder:
         else:
             dataset = self._elements().batch(options.batch_size, drop_remainder=options.drop_remainder)
         stage = self.make_stage(self.parts[:1])
-        return self._map(dataset, lambda block: self._decode(stage, block))
+        return self._map(dataset, lambda block: self._decode_block(stage, block)[0])
 
     def _bucketed(self) -> tf.data.Dataset:
         """Batches of records of similar length; which bucket each is of is found for a block at once.
@@ -151,11 +158,11 @@ class Builder:
             if decoder.needs_shape
         }
 
-        def number(stage: FirstStage, block: Block) -> Any:
+        def number(stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
             shapes = stage.shapes(block)
             axes = [tf.gather(shapes[name + SHAPE], which, axis=1) for name, which in varying.items()]
             length = tf.reduce_max(tf.concat(axes, 1), axis=1)
-            return block, length, tf.searchsorted(uppers[:-1], length, out_type=tf.int64)
+            return (block, length, tf.searchsorted(uppers[:-1], length, out_type=tf.int64)), shapes
 
         def sort(records: Block, length: tf.Tensor) -> Block:
             order = tf.argsort(length, stable=True)
@@ -179,7 +186,7 @@ class Builder:
     def _examples(self) -> tf.data.Dataset:
         options = self.options
         if self.strategy.decode_blocks:
-            dataset = self._cached(self._blocks(self._decode)).unbatch()
+            dataset = self._cached(self._blocks(self._decode_block)).unbatch()
         elif self.strategy.block == 1 and not options.shuffle:
             dataset = self._cached(self._lanes(1, False, self._decode_single))
         else:
@@ -205,15 +212,17 @@ class Builder:
 
     # --- from blocks to what the caller sees -----------------------------------------------------
 
-    def _decode(self, stage: FirstStage, block: Block) -> Structure:
-        return self._structure(stage.columns(block), decode)
+    def _decode_block(self, stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
+        columns = stage.columns(block)
+        return self._structure(columns, decode), columns
 
     def _decode_one(self, stage: FirstStage, record: Block) -> Structure:
-        return self._decode_single(stage, tf.nest.map_structure(lambda value: value[tf.newaxis], record))
+        return self._decode_single(stage, tf.nest.map_structure(lambda value: value[tf.newaxis], record))[0]
 
-    def _decode_single(self, stage: FirstStage, block: Block) -> Structure:
+    def _decode_single(self, stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
         """The example that a block of one holds."""
-        return self._structure(stage.columns(block), decode_one, lambda value: value[0])
+        columns = stage.columns(block)
+        return self._structure(columns, decode_one, lambda value: value[0]), columns
 
     def _structure(
         self,
@@ -258,6 +267,24 @@ class Builder:
         policy = tf.data.experimental.AutoShardPolicy
         options.experimental_distribute.auto_shard_policy = policy.DATA if self.options.worker is None else policy.OFF
         return options
+
+
+def _as_it_is(stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
+    return block, stage.shapes(block)
+
+
+def _each(
+    blocks: tf.data.Dataset, stage: FirstStage, then: Then, order: Order | None, lane: tf.Tensor
+) -> tf.data.Dataset:
+    """What `then` makes of each block of a lane; of shards, their order is checked."""
+    if order is None:
+        return blocks.map(_plain(lambda block: then(stage, block)[0]))
+
+    def step(block: Block) -> tuple[Structure, tf.Tensor]:
+        element, columns = then(stage, block)
+        return element, columns["key"]
+
+    return order.check(blocks, lane, step)
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ import tensorflow as tf
 from npy2tfrecord.manifest import INDEX_DIR, ShardInfo, index_name
 from readers import damage
 from readers.decoding import SHAPE, Decoder
+from readers.order import Order
 from readers.splits import Part
 from readers.strategy import UNBUFFERED_BYTES
 
@@ -39,6 +40,7 @@ class ShardRecords:
         impassable: frozenset[int] = frozenset(),
     ) -> None:
         self.parts = tuple(parts)
+        self._directory, self._shards = directory, shards
         mean = sum(shard.bytes for shard in shards) / max(1, sum(shard.examples for shard in shards))
         self._buffer_bytes = 0 if mean >= UNBUFFERED_BYTES and compression == "none" else _BUFFER_BYTES
         self._compression = compression
@@ -58,7 +60,8 @@ class ShardRecords:
             for decoder in decoders
             if decoder.needs_shape
         }
-        self._spec: dict[str, tf.io.FixedLenFeature] = {"key": tf.io.FixedLenFeature([], tf.string)}
+        self._shapes["key"] = tf.io.FixedLenFeature([], tf.string)
+        self._spec: dict[str, tf.io.FixedLenFeature] = {}
         if "label" in wanted:
             self._spec["label"] = tf.io.FixedLenFeature([], tf.int64)
         for decoder in decoders:
@@ -71,6 +74,11 @@ class ShardRecords:
         records = self._readable(part, shard, first, count)
         missing = tf.data.Dataset.from_tensors(part).flat_map(_plain(self._fail))
         return records.concatenate(missing).take(count)
+
+    def order(self, lanes: Sequence[Sequence[Part]]) -> Order | None:
+        """What tells whether the records of lanes are in their order; None of what an early converter wrote."""
+        known = all(shard.keys is not None for shard in self._shards)
+        return Order(self._directory, self._shards, lanes) if known else None
 
     def _fail(self, part: tf.Tensor) -> tf.data.Dataset:
         """An error in place of a part's first record that can't be read: only asked for where records are missing.
@@ -129,5 +137,5 @@ class ShardRecords:
         return dict(tf.io.parse_example(records, self._spec))
 
     def shapes(self, records: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Only the shapes that vary, which costs little."""
+        """Only the keys and the shapes that vary, which costs little."""
         return dict(tf.io.parse_example(records, self._shapes))

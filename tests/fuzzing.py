@@ -30,9 +30,12 @@ import numpy as np
 
 import readers
 from npy2tfrecord import convert, export, manifest, npz, report, system, verify
-from npy2tfrecord.errors import Error, InputError
+from npy2tfrecord.errors import DamageError, Error, InputError
+from npy2tfrecord.example import parse_example
+from npy2tfrecord.keysums import MODULUS, KeySums, key_sums, residues
 from npy2tfrecord.manifest import Hash, Manifest
 from npy2tfrecord.neighbours import neighbour_files
+from npy2tfrecord.shards import key_of
 from npy2tfrecord.tfrecord import foot, head, mask
 
 MEMORY_BYTES = 512 * 2**20  # on top of what is taken before the first case
@@ -176,6 +179,14 @@ def example(rng: random.Random) -> bytes:
     return bytes(data)
 
 
+def key_in(data: bytes) -> bytes:
+    """The key of an example that may have none."""
+    try:
+        return key_of(parse_example(memoryview(data)))
+    except DamageError:
+        return b""
+
+
 def framed(data: bytes, rng: random.Random) -> bytes:
     from crc32c import crc32c
 
@@ -187,15 +198,19 @@ def framed(data: bytes, rng: random.Random) -> bytes:
 
 def make_shard(out: Path, made: Manifest, rng: random.Random) -> None:
     """Put a shard that lies into `out`, with an index and a manifest that agree with it as far as may be."""
-    records = [framed(example(rng), rng) for _ in range(rng.randrange(1, 4))]
+    examples = [example(rng) for _ in range(rng.randrange(1, 4))]
+    records = [framed(data, rng) for data in examples]
     data, (shard,), (info,) = b"".join(records), made.shards, made.features
     (out / shard.file).write_bytes(data)
     offsets = [sum(map(len, records[:i])) for i in range(len(records))]
     lines = "".join(f"{offset} {len(record)}\n" for offset, record in zip(offsets, records, strict=True))
     (out / manifest.index_name(shard.file)).write_text(lines)
+    known = residues([key_in(data) for data in examples])
+    (out / manifest.keys_name(shard.file)).write_bytes(known.tobytes())
+    sums = rng.choice([key_sums(known)] * 8 + [KeySums(*rng.choices(range(MODULUS), k=2)), None])
     if rng.random() < 0.5:
         info = replace(info, min_shape=(0,) * 2, max_shape=(2**63 - 1,) * 2, shape=(None,) * 2, histograms=(None,) * 2)
-    shard = replace(shard, bytes=len(data), examples=len(records), hash=Hash(data).hexdigest())
+    shard = replace(shard, bytes=len(data), examples=len(records), hash=Hash(data).hexdigest(), keys=sums)
     options = made.options | {"rows": rng.random() < 0.3}
     lying = replace(made, features=(info,), splits={"train": (shard,)}, options=options)
     for name, content in (neighbour_files(lying) | {manifest.FILE_NAME: lying.encode()}).items():

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from crc32c import crc32c
 
-from npy2tfrecord import example, manifest, summary, tfrecord
+from npy2tfrecord import example, keysums, manifest, summary, tfrecord
 
 Arrays = Sequence[np.ndarray]
 
@@ -57,7 +57,8 @@ def write_dataset(
                 record(key_of(i), {n: a[i] for n, a in named.items()}, labels[i] if labels is not None else None)
                 for i in range(first, last)
             ]
-            infos.append(_write_shard(out, file, records, compression))
+            keys = [key_of(i).encode() for i in range(first, last)]
+            infos.append(_write_shard(out, file, records, keys, compression))
         position += size
         written[split] = tuple(infos)
     made = manifest.Manifest(
@@ -75,7 +76,7 @@ def key_of(i: int) -> str:
     return f"k/{i:05d}"
 
 
-def _write_shard(out: Path, file: str, records: list[bytes], compression: str) -> manifest.ShardInfo:
+def _write_shard(out: Path, file: str, records: list[bytes], keys: list[bytes], compression: str) -> manifest.ShardInfo:
     offset, lines = 0, []
     for data in records:
         lines.append(f"{offset} {len(data)}\n")
@@ -84,7 +85,10 @@ def _write_shard(out: Path, file: str, records: list[bytes], compression: str) -
     content = pack(b"".join(records))
     (out / file).write_bytes(content)
     (out / manifest.index_name(file)).write_text("".join(lines))
-    return manifest.ShardInfo(file, len(records), len(content), manifest.Hash(content).hexdigest())
+    known = keysums.residues(keys)
+    (out / manifest.keys_name(file)).write_bytes(known.tobytes())
+    digest = manifest.Hash(content).hexdigest()
+    return manifest.ShardInfo(file, len(records), len(content), digest, keysums.key_sums(known))
 
 
 def _info(name: str, arrays: Arrays, stats: Mapping[str, Any] | None) -> manifest.FeatureInfo:

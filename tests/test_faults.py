@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from faults import CALLS, Injector, assert_nothing_half_written, injected, short_writes, tree
 
-from npy2tfrecord import convert, verify
+from npy2tfrecord import convert, manifest, verify
 from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError
 
 OPTIONS = {"num_shards": 3, "jobs": 1, "seed": 5}
@@ -88,8 +88,8 @@ def test_overwriting_goes_on_where_it_was_stopped(source: Path, tmp_path: Path) 
     out, other = tmp_path / "out", OPTIONS | {"seed": 6}
     convert(source, out, **OPTIONS)
     convert(source, tmp_path / "other", **other)
-    # Renamed are the plan, then index and shard of each.
-    with injected("rename", Injector(6, 6)), pytest.raises(OutputError):
+    # Renamed are the plan, then index, keys and shard of each.
+    with injected("rename", Injector(8, 8)), pytest.raises(OutputError):
         convert(source, out, overwrite=True, **other)
     done = {path: _identity(path) for path in out.glob("*.tfrecord")}
     assert len(done) == 2
@@ -121,16 +121,17 @@ def _alter(path: Path) -> None:
 @pytest.mark.parametrize(
     "change", [_truncate, _alter, Path.unlink, Path.touch], ids=["cut", "altered", "gone", "as is"]
 )
-@pytest.mark.parametrize("part", ["shard", "index", "source"])
+@pytest.mark.parametrize("part", ["shard", "index", "keys", "source"])
 @pytest.mark.parametrize("years", [0, -10], ids=["now", "clock set back"])
 def test_going_on_trusts_neither_times_nor_names(
     years: int, part: str, change: Callable[[Path], None], source: Path, tmp_path: Path
 ) -> None:
     mine, out = Path(shutil.copytree(source, tmp_path / "source")), tmp_path / "out"
-    with injected("rename", Injector(6, 6)), pytest.raises(OutputError):
+    with injected("rename", Injector(8, 8)), pytest.raises(OutputError):
         convert(mine, out, **OPTIONS)
     shard, other = sorted(out.glob("*.tfrecord"))
-    path = {"shard": shard, "index": out / "index" / f"{shard.stem}.idx", "source": mine / "0" / "4.npy"}[part]
+    beside = {"index": out / manifest.index_name(shard.name), "keys": out / manifest.keys_name(shard.name)}
+    path = {"shard": shard, "source": mine / "0" / "4.npy", **beside}[part]
     change(path)
     for written in (*out.rglob("*"), *mine.rglob("*")) if years else ():
         then = written.stat().st_mtime + years * 365 * 86400

@@ -310,7 +310,7 @@ def test_file_that_changes_after_the_scan_is_told(
         npy2tfrecord.convert(source, tmp_path / "out", num_shards=3, fsync=False, jobs=jobs)
     assert caught.value.expected
     assert not (tmp_path / "out" / "manifest.json").exists()
-    assert not [p for p in (tmp_path / "out").glob(".npy2tfrecord/*") if p.suffix in (".shard", ".idx")]
+    assert not [p for p in (tmp_path / "out").glob(".npy2tfrecord/*") if p.suffix in (".shard", ".idx", ".keys")]
 
 
 def test_file_that_changes_after_the_scan_is_left_out_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

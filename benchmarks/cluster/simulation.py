@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 
 from npy2tfrecord import manifest, system
+from npy2tfrecord.keysums import KeySums
 from npy2tfrecord.workspace import Workspace
 from npy2tfrecord.writer import ShardEntry
 
@@ -37,9 +38,12 @@ def commit_seconds(shards: int = 200) -> float:
         workspace = Workspace(os.path.join(name, "out"), sync=True)
         workspace.open()
         try:
-            entries = [ShardEntry(manifest.shard_name("train", i, shards), 1, 1, "0" * 32, "") for i in range(shards)]
+            entries = [
+                ShardEntry(manifest.shard_name("train", i, shards), 1, 1, "0" * 32, KeySums(0, 0), "")
+                for i in range(shards)
+            ]
             for entry in entries:
-                for suffix in (".shard", ".idx"):
+                for suffix in (".shard", *manifest.BESIDE):
                     system.write_file(workspace.stem(entry.file) + suffix, b"x", sync=False)
             started = time.perf_counter()
             for entry in entries:

@@ -117,8 +117,9 @@ def signals(job: Job, chance: Chance) -> str:
         fail(f"{way}, {number.name}: exit code {code}: {said}")
     wait_until_gone(workers)
     job.check_in_sight(out)
-    if told and not twice and [name for name in tree(out) if name.endswith((".shard", ".idx"))]:
-        left = [name for name in tree(out) if name.startswith(".npy2tfrecord/") and name.endswith((".shard", ".idx"))]
+    if told and not twice:
+        unfinished = (".shard", ".idx", ".keys")
+        left = [name for name in tree(out) if name.startswith(".npy2tfrecord/") and name.endswith(unfinished)]
         if left:
             fail(f"temporary files were left: {left}")
     job.finish(out)
