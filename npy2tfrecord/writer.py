@@ -49,7 +49,7 @@ class Sink(Protocol):
 def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, sync: bool, read_back: bool) -> ShardEntry:
     """Write a shard to `stem` + ".shard" and its index to `stem` + ".idx"; with `read_back`, compare with the disk.
 
-    Raises `InputError` for a source that cannot be read, or leaves its example out if `skip`;
+    Raises `InputError` for a source that cannot be read, or leaves its example out if `skip`, were it the last of them;
     `OutputError` when the files cannot be written. Temporary files stay behind then.
     """
     path = stem + ".shard"
@@ -72,10 +72,6 @@ def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, syn
         finally:
             system.close(handle)
         written = np.delete(spec.record_sizes, sorted(bad))
-        if not len(written):
-            first = bad[min(bad)]
-            found = f"{first.found}; with it, none of the {len(spec)} examples of {spec.file} can be written"
-            raise InputError(first.where, found, "at least one: fewer shards (--num-shards), or --exclude")
         system.write_file(stem + ".idx", _index(written), sync=sync)
         if read_back and (found := hash_file(path)) != sink.hash:
             raise OutputError(f"{display(path)} was written with the hash {sink.hash}, the disk gives {found}")
