@@ -23,7 +23,7 @@ from npy2tfrecord.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo,
 from npy2tfrecord.moments import Moments
 from npy2tfrecord.neighbours import neighbour_files
 from npy2tfrecord.npy import dtype_from_name
-from npy2tfrecord.omission import LEFT_OUT, left_out, record, recorded, remaining, without
+from npy2tfrecord.omission import LEFT_OUT, left_out, record, recorded, without
 from npy2tfrecord.options import Options, Sources, anchored, parse_sources
 from npy2tfrecord.planner import Plan, plan
 from npy2tfrecord.scanner import read_headers
@@ -270,14 +270,11 @@ class Conversion:
             entries = self._write_shards(now, earlier, damaged)
             if all(entry.examples for entry in entries.values()):
                 break
-            numbers = remaining(planned, lost)
-            lost |= {int(numbers[i]): reason for i, reason in left_out(now, entries).items()}
-            lost = dict(sorted(lost.items()))
+            lost = left_out(planned, lost, now, entries)
             without(planned, lost, self.options)  # may raise: what is there stays then
             workspace.clear()
             begun = None
-        if earlier is None:
-            earlier = self._manifest(now, entries, identity | ({LEFT_OUT: list(lost)} if lost else {}))
+        earlier = earlier or self._manifest(now, entries, identity | ({LEFT_OUT: list(lost)} if lost else {}))
         workspace.finish(neighbour_files(earlier) | {manifests.FILE_NAME: earlier.encode()})
         return earlier
 

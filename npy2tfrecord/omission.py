@@ -21,15 +21,17 @@ from npy2tfrecord.writer import ShardEntry
 LEFT_OUT, REASONS = "left_out", "reasons"  # in what is recorded: numbers of examples that rise, and why each of them
 
 
-def left_out(planned: Plan, entries: Mapping[str, ShardEntry]) -> dict[int, Skipped]:
-    """Every example of a plan that was left out of its shard, and why."""
-    found = {}
-    for split in planned.splits:
+def left_out(
+    planned: Plan, lost: Mapping[int, Skipped], tried: Plan, entries: Mapping[str, ShardEntry]
+) -> dict[int, Skipped]:
+    """Those that were `lost` and every example that was left out of its shard, now that a plan without those is tried."""
+    numbers, found = _remaining(planned, lost), dict(lost)
+    for split in tried.splits:
         count = len(split.cuts) - 1
         for k in range(count):
             for i, reason in entries[shard_name(split.name, k, count)].left_out:
-                found[int(split.order[split.cuts[k] + i])] = reason
-    return found
+                found[int(numbers[split.order[split.cuts[k] + i]])] = reason
+    return dict(sorted(found.items()))
 
 
 def recorded(there: Mapping[str, Any], out: str) -> dict[int, Skipped]:
@@ -50,7 +52,7 @@ def record(lost: Mapping[int, Skipped]) -> dict[str, Any]:
     return {LEFT_OUT: list(lost), REASONS: [[s.source, s.reason] for s in lost.values()]} if lost else {}
 
 
-def remaining(planned: Plan, lost: Mapping[int, Skipped]) -> np.ndarray:
+def _remaining(planned: Plan, lost: Mapping[int, Skipped]) -> np.ndarray:
     """The numbers of all other examples."""
     return np.setdiff1d(np.arange(len(planned.examples)), list(lost), assume_unique=True)
 
@@ -59,7 +61,7 @@ def without(planned: Plan, lost: Mapping[int, Skipped], options: Options) -> Pla
     """The plan for all other examples. Raises `InputError` when there are none, and what `plan` raises."""
     if not lost:
         return planned
-    kept = remaining(planned, lost)
+    kept = _remaining(planned, lost)
     reasons: Sequence[Skipped] = list(lost.values())
     if not len(kept):
         found = f"{reasons[0].reason}; with it, none of the {len(lost)} examples can be written"
