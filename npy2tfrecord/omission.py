@@ -24,7 +24,7 @@ LEFT_OUT, REASONS = "left_out", "reasons"  # in what is recorded: numbers of exa
 def left_out(
     planned: Plan, lost: Mapping[int, Skipped], tried: Plan, entries: Mapping[str, ShardEntry]
 ) -> dict[int, Skipped]:
-    """Those that were `lost` and every example that was left out of its shard, now that a plan without those is tried."""
+    """The examples `lost` before, and those left out of their shards when the plan without them was `tried`."""
     numbers, found = _remaining(planned, lost), dict(lost)
     for split in tried.splits:
         count = len(split.cuts) - 1
