@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import codecs
 import contextlib
 import gc
@@ -11,6 +12,8 @@ import json
 import os
 import signal
 import sys
+import threading
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -35,18 +38,58 @@ class Stopped(BaseException):
         self.number = number
 
 
+_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+_AGAIN_SECONDS = 1.0
 _owner = 0  # the process that these handlers are for
+_came: int | None = None  # the signal that asked it to end
 
 
 def _stop(number: int, _frame: object) -> None:
+    """Raise `Stopped`, and again every second until `main` has it.
+
+    Python drops what is raised in a finaliser or a hook of `os.fork`, and what is raised between joblib and its locks
+    may leave one locked, on which joblib's way out waits for ever.
+    """
+    global _came
     if os.getpid() != _owner:  # a worker that has just been forked: its parent tells
         os._exit(128 + number)
+    _came = number
     for each in _SIGNALS:  # a second signal ends it at once
         signal.signal(each, signal.SIG_DFL)
+    sys.unraisablehook = _say_nothing  # of where it is dropped
+    threading.excepthook = _say_nothing  # joblib's thread may fail when all is taken from it
+    warnings.simplefilter("ignore")  # of tasks that are cancelled
+    signal.signal(signal.SIGALRM, _stop_again)
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS, _AGAIN_SECONDS)
     raise Stopped(number)
 
 
-_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+def _say_nothing(_what: object) -> None:
+    pass
+
+
+def _stop_again(_number: int, _frame: object) -> None:
+    if _came is not None:
+        raise Stopped(_came)
+
+
+def _leave(code: int) -> None:
+    """See that Python does not wait at its end, perhaps for ever, for a child or a thread that the signal cut off."""
+    import multiprocessing
+
+    from npy2tfrecord import parallel
+
+    signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+    with contextlib.suppress(Stopped):
+        parallel.stop_workers()
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    for child in multiprocessing.active_children():
+        child.kill()
+    if not all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread()):
+        signal.setitimer(signal.ITIMER_REAL, _AGAIN_SECONDS)
+        with contextlib.suppress(Stopped):
+            atexit._run_exitfuncs()
+        os._exit(code)
 
 
 # --- the commands: unpack the arguments, call the function, print what it gives -----------------
@@ -216,13 +259,6 @@ def _plainly(error: UnicodeError) -> tuple[str, int]:
     return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in strange), error.end
 
 
-def _signal_behind(error: BaseException | None) -> Stopped | None:
-    """The signal that led to an error: what it interrupts, joblib at its start say, may fail while it tidies up."""
-    while error is not None and not isinstance(error, Stopped):
-        error = error.__context__
-    return error
-
-
 def _tell(result: str) -> None:
     """Print a result to whom it may concern: whoever reads it may leave early. Raises `OutputError`."""
     try:
@@ -236,7 +272,7 @@ def _tell(result: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
-    global _owner
+    global _owner, _came
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:  # no threads that calculate: nothing here multiplies matrices, and forks want a quiet process
         for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -257,10 +293,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         codecs.register_error("npy2tfrecord", _plainly)
         sys.stdout.reconfigure(errors="npy2tfrecord")
     arguments = make_parser().parse_intermixed_args(_without_dashes(words[1:]))
+    hooks = sys.unraisablehook, threading.excepthook
+    handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in _SIGNALS}
     try:
-        _owner = os.getpid()
-        for number in _SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # nohup and & mean what they say
+        _owner, _came = os.getpid(), None
+        for number, handler in handlers.items():
+            if handler is not signal.SIG_IGN:  # nohup and & mean what they say
                 signal.signal(number, _stop)
         if argv is None:  # not when called by a program, which may have threads of its own
             from npy2tfrecord import parallel
@@ -269,20 +307,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = io.StringIO()
         with contextlib.redirect_stdout(result):
             code = command(arguments)
+        if _came is not None:  # and was not heard
+            raise Stopped(_came)
         _tell(result.getvalue())
         if argv is None:
             gc.freeze()  # what ends with this process need not be searched for cycles
         return code
-    except Error as error:
+    except (Stopped, Exception) as error:
+        if _came is not None:  # whatever fails now, fails because of it: joblib interrupted at its start, say
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            name = signal.Signals(_came).name
+            print(f"npy2tfrecord: stopped by {name}; run the same command again to go on", file=sys.stderr, flush=True)
+            if argv is None:
+                _leave(128 + _came)
+            return 128 + _came
+        if not isinstance(error, Error):
+            raise
         print(f"npy2tfrecord: {error}", file=sys.stderr)
         return error.exit_code
-    except (Stopped, Exception) as error:
-        stopped = _signal_behind(error)
-        if stopped is None:
-            raise
-        name = signal.Signals(stopped.number).name
-        print(f"npy2tfrecord: stopped by {name}; run the same command again to go on", file=sys.stderr)
-        return 128 + stopped.number
+    finally:
+        for number, handler in handlers.items():  # of a command nothing is left but to end, which takes a moment
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL if argv is None else handler)
+        if _came is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            sys.unraisablehook, threading.excepthook = hooks
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from npy2tfrecord.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo,
 from npy2tfrecord.moments import Moments
 from npy2tfrecord.neighbours import neighbour_files
 from npy2tfrecord.npy import dtype_from_name
+from npy2tfrecord.omission import LEFT_OUT, left_out, record, recorded, without
 from npy2tfrecord.options import Options, Sources, anchored, parse_sources
 from npy2tfrecord.planner import Plan, plan
 from npy2tfrecord.scanner import read_headers
@@ -124,6 +125,7 @@ class Conversion:
         planned, identity = self._plan(found, steps)
         if earlier is not None:
             self._check_same(dict(earlier.options), dict(earlier.sources), identity)
+            planned = without(planned, recorded(earlier.sources, display(workspace.out)), options)
             if not damaged and not self._lost_shards(earlier):  # the table of labels, which has no name, is the same
                 if options.check_sources:
                     self._check_sources(planned)
@@ -157,7 +159,7 @@ class Conversion:
         """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
         planned, identity = self._plan(*search(self.sources, self.options))
         self._check_same(dict(manifest.options), dict(manifest.sources), identity)
-        return planned
+        return without(planned, recorded(manifest.sources, display(self.workspace.out)), self.options)
 
     def _plan(self, found: dict[str | None, Found], steps: Iterator[None]) -> tuple[Plan, dict[str, Any]]:
         """The plan for the files found and those that `steps` still finds, and what tells it from others."""
@@ -254,16 +256,34 @@ class Conversion:
     def _write(
         self, planned: Plan, identity: dict[str, Any], earlier: Manifest | None, damaged: frozenset[str]
     ) -> Manifest:
-        workspace, options = self.workspace, self.options
-        intent = {"options": options.shaping(), "sources": identity, "files": planned.files}
+        workspace = self.workspace
+        intent = {"options": self.options.shaping(), "sources": identity}
         begun = workspace.plan()
-        if self.overwrite and (workspace.is_finished or begun != json.loads(json.dumps(intent))):
+        as_begun = begun and {name: begun.get(name) for name in intent} == json.loads(json.dumps(intent))
+        if self.overwrite and (workspace.is_finished or not as_begun):
             workspace.clear()  # but not what this very command began
             begun = None
         if begun:
             self._check_same(begun.get("options", {}), begun.get("sources", {}), identity)
-        else:  # without its plan, what an earlier run finished cannot be told from anything else
-            workspace.begin(intent)
+        lost = recorded({} if earlier else begun or {}, display(workspace.out))
+        while True:
+            now = without(planned, lost, self.options)
+            if not begun:  # without its plan, what an earlier run finished cannot be told from anything else
+                workspace.begin(intent | {"files": now.files} | record(lost))
+            entries = self._write_shards(now, earlier, damaged)
+            if all(entry.examples for entry in entries.values()):
+                break
+            lost = left_out(planned, lost, now, entries)
+            without(planned, lost, self.options)  # may raise: what is there stays then
+            workspace.clear()
+            begun = None
+        earlier = earlier or self._manifest(now, entries, identity | ({LEFT_OUT: list(lost)} if lost else {}))
+        workspace.finish(neighbour_files(earlier) | {manifests.FILE_NAME: earlier.encode()})
+        return earlier
+
+    def _write_shards(self, planned: Plan, earlier: Manifest | None, damaged: frozenset[str]) -> dict[str, ShardEntry]:
+        """Write all shards that are still to be written; the entries of all, also of those that came out empty."""
+        workspace, options = self.workspace, self.options
         entries = self._kept(planned, earlier, damaged)
         sizes = planned.shard_sizes()
         missing = set(sizes) - set(entries)
@@ -294,12 +314,7 @@ class Conversion:
         tell()
         write_all(planned, missing, workspace, options, jobs, check, done, tell)
         tell()
-        if earlier is not None:
-            workspace.finish(neighbour_files(earlier) | {manifests.FILE_NAME: earlier.encode()})
-            return earlier
-        manifest = self._manifest(planned, entries, identity)
-        workspace.finish(neighbour_files(manifest) | {manifests.FILE_NAME: manifest.encode()})
-        return manifest
+        return entries
 
     def _check_space(self, needed: int, planned: Plan) -> None:
         """Raise `OutputError` when the disk has no room for what is planned."""

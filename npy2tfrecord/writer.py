@@ -51,7 +51,7 @@ class Sink(Protocol):
 def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, sync: bool, read_back: bool) -> ShardEntry:
     """Write a shard to `stem` + ".shard", its index and its keys beside it; with `read_back`, compare with the disk.
 
-    Raises `InputError` for a source that cannot be read, or leaves its example out if `skip`;
+    Raises `InputError` for a source that cannot be read, or leaves its example out if `skip`, were it the last of them;
     `OutputError` when the files cannot be written. Temporary files stay behind then.
     """
     path = stem + ".shard"
@@ -74,10 +74,6 @@ def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, syn
         finally:
             system.close(handle)
         written = np.delete(spec.record_sizes, sorted(bad))
-        if not len(written):
-            first = bad[min(bad)]
-            found = f"{first.found}; with it, none of the {len(spec)} examples of {spec.file} can be written"
-            raise InputError(first.where, found, "at least one: fewer shards (--num-shards), or --exclude")
         system.write_file(stem + ".idx", _index(written), sync=sync)
         keys = np.delete(residues(spec.record_keys), sorted(bad))
         system.write_file(stem + ".keys", keys.tobytes(), sync=sync)

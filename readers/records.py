@@ -48,7 +48,7 @@ class ShardRecords:
         place = {shard: i for i, shard in enumerate(used)}
         self._files = tf.constant([os.path.join(directory, shards[i].file) for i in used], tf.string)
         self._indexes = tf.constant([os.path.join(directory, index_name(shards[i].file)) for i in used], tf.string)
-        self._has_index = compression == "none" and os.path.isdir(os.path.join(directory, INDEX_DIR))
+        self._has_index = compression == "none" and _holds_files(os.path.join(directory, INDEX_DIR))
         # Parts that begin behind a damaged length: their records are known to be good, and found by the index.
         by_index = [part.first > 0 and part.shard in impassable for part in parts]
         self._by_index = tf.constant(by_index) if any(by_index) else None
@@ -139,3 +139,12 @@ class ShardRecords:
     def shapes(self, records: tf.Tensor) -> dict[str, tf.Tensor]:
         """Only the keys and the shapes that vary, which costs little."""
         return dict(tf.io.parse_example(records, self._shapes))
+
+
+def _holds_files(directory: str) -> bool:
+    """Whether a directory is there and no pipe or device in it, which TensorFlow would wait for. Stats links only."""
+    try:
+        with os.scandir(directory) as entries:
+            return all(entry.is_file() or entry.is_dir() for entry in entries)
+    except OSError:
+        return False

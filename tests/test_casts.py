@@ -246,14 +246,6 @@ def test_nothing_is_left_behind_whichever_shard_fails(tmp_path: Path, command: C
     assert not list((tmp_path / "there").iterdir())
 
 
-def test_a_shard_of_bad_examples_only_cannot_be_skipped(tmp_path: Path, command: Command) -> None:
-    save(tmp_path / "d", {"1": np.ones(3), "2": np.full(3, 1e9)})
-    words = ("convert", tmp_path / "d", tmp_path / "out", "--dtype", "float16", "--on-error", "skip")
-    command.refused(4, "2.npy: 3 values", "fewer shards", words=(*words, "--num-shards", "2"), out=tmp_path / "out")
-    assert command(*words, "--num-shards", "1").code == 3
-    assert list(read_back(tmp_path / "out")) == ["1"]
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -210,6 +211,54 @@ def test_a_signal_is_told_whatever_fails_because_of_it(monkeypatch: pytest.Monke
     monkeypatch.setitem(cli.COMMANDS, "info", (parser, stopped_in_the_middle, summary))
     result = command("info", "x")
     assert (result.code, result.err.split(";")[0]) == (143, "npy2tfrecord: stopped by SIGTERM")
+
+
+# Where the signal comes is where a random time hits once in a thousand runs.
+UNLUCKY = {
+    "in a hook of fork, where exceptions are dropped": """
+        import random  # has a hook of its own
+        os.register_at_fork(before=stop)
+    """,
+    "in a finaliser": """
+        class Finalised:
+            def __del__(self): stop()
+        count = parallel.effective_jobs
+        parallel.effective_jobs = lambda jobs: Finalised() and count(jobs)
+    """,
+    "when a worker is not yet known to its owner": """
+        from multiprocessing import process
+        start = process.BaseProcess.start
+        def start_and_stop(self): start(self), stop()
+        process.BaseProcess.start = start_and_stop
+    """,
+    "between taking a lock and being told so": """
+        from concurrent.futures import Future
+        add = Future.add_done_callback
+        def take(self, call): self._condition.acquire(), stop()
+        Future.add_done_callback = take
+    """,
+}
+
+
+@pytest.mark.parametrize("where", UNLUCKY.values(), ids=list(UNLUCKY))
+def test_a_signal_that_comes_at_an_unlucky_place_ends_it_all_the_same(
+    where: str, source: Path, whole: dict[str, bytes], tmp_path: Path
+) -> None:
+    out, code = tmp_path / "out", textwrap.dedent(where)
+    prelude = "import os, sys\nfrom npy2tfrecord import cli, parallel\nleft = [1]\n"
+    stop = "def stop():\n    left and (left.pop(), os.kill(os.getpid(), 15))\n"
+    options = ["convert", "--rows", "--num-shards", "12", "--jobs", "2", str(source), str(out)]
+    words = [sys.executable, "-c", f"{prelude}{stop}{code}\nsys.exit(cli.main())", *options]
+    run = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pids: set[int] = set()
+    while run.poll() is None:
+        pids |= set(_workers(run.pid))
+        time.sleep(0.01)
+    _, told = run.communicate()
+    assert (run.returncode, told) == (143, "npy2tfrecord: stopped by SIGTERM; run the same command again to go on\n")
+    assert not _wait_until_gone(list(pids), 2)
+    assert not [name for name in tree(out) if name.endswith(".shard")] if out.exists() else True
+    _finish(source, out, whole)
 
 
 def test_nohup_is_left_alone_by_a_hangup(source: Path, whole: dict[str, bytes], seconds: float, tmp_path: Path) -> None:

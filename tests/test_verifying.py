@@ -409,6 +409,20 @@ def test_a_pipe_does_not_hang_the_readers(part: str, reader: str, out: Path, mon
         read_train(reader, out)
 
 
+def test_a_pipe_in_the_place_of_an_index_does_not_keep_a_damaged_record_from_being_told(out: Path) -> None:
+    import tensorflow as tf
+
+    file = manifest.load(out).splits["train"][0].file
+    data = bytearray((out / file).read_bytes())
+    data[-1] ^= 1
+    (out / file).write_bytes(data)
+    index = out / manifest.index_name(file)
+    index.unlink()
+    os.mkfifo(index)
+    with pytest.raises(tf.errors.InvalidArgumentError, match=rf"record \d+ of .*{file} is damaged or missing"):
+        read_train("pipeline", out)
+
+
 @pytest.mark.parametrize(("read", "count"), [(read_by_number, 300), (read_in_pipeline, 4)])
 def test_readers_never_give_less_or_other_records_in_silence(
     read: Callable[[Path], list[tuple[str, bytes]]], count: int, single: Path, tmp_path: Path, chance: random.Random

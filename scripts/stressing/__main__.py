@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import json
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
@@ -22,6 +24,7 @@ from calls import fail_at_calls, kill_at_calls
 from disks import fill_disks
 from jobs import Chance, Job, Told, fail
 from kills import kill_chain, kill_group, kill_parent, kill_worker, stop_worker
+from points import signals_at_points
 from races import change_sources, race, race_without_locks
 from signalled import signals
 from watched import poll
@@ -81,7 +84,10 @@ def guided(kind: str) -> Callable[[Path, int, Chance, float], Told]:
         ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
         done = re.search(r"^Done (\d+) runs", ended.stderr, re.MULTILINE)
         if ended.returncode or not done:
-            fail(ended.stdout[-3000:] + ended.stderr[-1000:])  # atheris tells on standard output
+            told = ended.stdout[ended.stdout.find("Uncaught Python exception") :]  # atheris tells on standard output
+            cases = [path for form in ("crash-*", "oom-*", "timeout-*") for path in (root / kind).glob(form)]
+            packed = [base64.b64encode(zlib.compress(path.read_bytes())).decode() for path in cases]
+            fail("\n".join([told[:2000], "…", told[-1000:], ended.stderr[-1000:], "case (base64, zlib):", *packed]))
         return Counter({"cases": int(done[1]) if done else 0})
 
     return run
@@ -111,6 +117,11 @@ RUNS: dict[str, tuple[Callable[[Path, int, Chance, float], Told], int, str]] = {
     "kill-worker": (repeated(kill_worker), 200, "SIGKILL, SIGSEGV or SIGABRT for a child: the run must end well"),
     "stop-worker": (repeated(stop_worker), 20, "SIGSTOP for a worker: the same"),
     "signals": (repeated(signals), 600, "SIGINT, SIGTERM or SIGHUP, to the parent or the group, some twice"),
+    "signals-at-points": (
+        signals_at_points,
+        500,
+        "one of them at each of so many places in the run and the modules it uses",
+    ),
     "poll": (repeated(poll), 100, "a reader looks at the output while runs are killed and end"),
     "race": (repeated(race), 100, "two runs on one output"),
     "race-without-locks": (repeated(race_without_locks), 100, "the same on a file system that gives locks to all"),

@@ -17,7 +17,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from jobs import Chance, Job, Told, children, fail, is_alive, tree
+from jobs import Chance, Job, Told, fail, tree
+from processes import children, is_alive
 
 CALLS = ("openat", "close", "write", "fsync", "rename", "unlink", "pwrite64", "mkdir", "rmdir", "ftruncate")
 FAILING = (

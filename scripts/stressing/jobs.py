@@ -9,10 +9,12 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import joblib.externals.loky.process_executor  # noqa: F401  imported here once, not in every fork
 import numpy as np
+from processes import is_alive
 
 from npy2tfrecord import cli, comparer, converter, parallel, progress, report  # noqa: F401
 
@@ -45,6 +47,8 @@ class Job:
         jobs: int = 2,
         stopped: bool = False,
         stop_workers: bool = False,
+        prepare: Callable[[], None] = lambda: None,
+        leave: Callable[[], None] = lambda: None,
         extra: tuple[str, ...] = (),
     ) -> int:
         """Start a run in a session of its own; returns its process. It, or each of its workers, may begin `stopped`."""
@@ -71,8 +75,10 @@ class Job:
                     os.kill(os.getpid(), signal.SIGSTOP)
 
                 parallel.begin_worker = stop
+            prepare()
             sys.argv = ["npy2tfrecord", *words, str(self.source), str(out)]
             code = cli.main()
+            leave()
         except BaseException:
             import traceback
 
@@ -119,24 +125,6 @@ def tree(directory: Path) -> dict[str, bytes]:
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             found[str(path.relative_to(directory))] = path.read_bytes()
     return found
-
-
-def children(pid: int) -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    return []
-
-
-def command_of(pid: int) -> bytes:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""
-
-
-def is_alive(pid: int) -> bool:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
 
 
 def wait_until_gone(pids: list[int], seconds: float = 2) -> None:

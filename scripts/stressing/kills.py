@@ -8,7 +8,8 @@ import signal
 import time
 from pathlib import Path
 
-from jobs import Chance, Job, children, command_of, fail, is_alive, tree, wait_until_gone
+from jobs import Chance, Job, fail, tree, wait_until_gone
+from processes import children, command_of, is_alive
 
 
 def kill_once(job: Job, out: Path, chance: Chance, group: bool) -> str:

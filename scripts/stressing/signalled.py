@@ -12,13 +12,17 @@ import termios
 import time
 from pathlib import Path
 
-from jobs import Chance, Job, children, fail, tree, wait_until_gone
+from jobs import Chance, Job, fail, tree, wait_until_gone
+from processes import children, evidence
 
 WAYS = ("foreground", "terminal", "background", "nohup", "setsid")
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMAND = """
 import sys
 from npy2tfrecord import cli
+sys.path.append(sys.argv.pop(1))
+from processes import leave_evidence
+leave_evidence(sys.argv.pop(1))
 parser, run, summary = cli.COMMANDS["convert"]
 def run_with_workers(arguments):
     from npy2tfrecord import converter  # no sooner than the command imports it
@@ -36,7 +40,9 @@ class Command:
     def __init__(self, job: Job, out: Path, way: str) -> None:
         self.terminal = -1
         options = ["convert", "--quiet", "--num-shards=8", "--jobs=2", *job.options, str(job.source), str(out)]
-        words = [sys.executable, "-c", COMMAND, *options]
+        self._dump = job.root / "dump"
+        self._dump.unlink(missing_ok=True)
+        words = [sys.executable, "-c", COMMAND, str(Path(__file__).parent), str(self._dump), *options]
         words = {
             "background": ["bash", "-c", IN_BACKGROUND, "bash", *words],
             "nohup": ["nohup", *words],
@@ -85,13 +91,18 @@ class Command:
         try:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
+            told = evidence(self.pid, self._dump)
             os.kill(self.pid, signal.SIGKILL)
             self._log.seek(0)
-            fail(f"no end after {seconds} s: {self._log.read()!r}")
+            fail(f"no end after {seconds} s: {self._log.read()!r}\n{told}")
         self.hang_up()
         self._log.seek(0)
         with self._log:
             return code, self._log.read().decode(errors="replace")
+
+    def heard(self) -> str:
+        """Where the first signal came to the run, empty when it did not."""
+        return self._dump.read_text() if self._dump.exists() else ""
 
 
 _usual: list[float] = []  # how long such a command takes
@@ -113,8 +124,9 @@ def signals(job: Job, chance: Chance) -> str:
     code, said = command.wait(60 if deaf else 5)
     code = 128 - code if code < 0 else code
     told = f"npy2tfrecord: stopped by {number.name}" in said
-    if code not in ((0,) if deaf else (0, 128 + number)):
-        fail(f"{way}, {number.name}: exit code {code}: {said}")
+    came = command.heard()
+    if code not in ((0,) if deaf else (128 + number,) if came else (0, 128 + number)):
+        fail(f"{way}, {number.name}: exit code {code}: {said}\n{came}")
     wait_until_gone(workers)
     job.check_in_sight(out)
     if told and not twice:
