@@ -6,6 +6,7 @@ Only paths, ranges and results cross a process boundary. Results come in the ord
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -277,6 +278,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def begin_worker(parent: int) -> None:
+    gc.freeze()  # what a fork has of its parent is not to be searched for garbage, and so copied: joblib asks for that
     for number in (signal.SIGINT, signal.SIGHUP):  # a signal to the group is the parent's to handle
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
