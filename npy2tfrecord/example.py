@@ -81,7 +81,8 @@ class Layout:
     payload_sizes: tuple[int, ...]
 
     @classmethod
-    def of(cls, features: Sequence[tuple[str, str, tuple[int, ...], int]]) -> Layout:
+    @lru_cache(maxsize=4096)  # workers that are forks have those of the plan already
+    def of(cls, features: tuple[tuple[str, str, tuple[int, ...], int], ...]) -> Layout:
         """From the name, dtype name, shape and number of bytes of each feature."""
         described = b"".join(
             _bytes_entry(f"{name}/dtype", dtype.encode()) + _int64_entry(f"{name}/shape", shape)

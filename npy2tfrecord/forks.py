@@ -86,9 +86,12 @@ class _Worker:
             self.given.popleft()
         return done if data or done else None
 
-    def end(self) -> None:
+    def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
+
+    def end(self) -> None:
+        self.kill()
         for handle in self.handles:
             os.close(handle)
         with contextlib.suppress(ChildProcessError):
@@ -146,6 +149,8 @@ def run(
                 if tick is not None:
                     tick()
     finally:
+        for worker in workers:  # all at once: taking a process apart takes milliseconds
+            worker.kill()
         for worker in workers:
             worker.end()
 
@@ -169,8 +174,7 @@ def _end_stopped(workers: list[_Worker]) -> None:
     for worker in workers:
         worker.ticks_stopped = worker.ticks_stopped + 1 if parallel.is_stopped(worker.pid) else 0
         if worker.ticks_stopped >= parallel.STOPPED_TICKS:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(worker.pid, signal.SIGKILL)
+            worker.kill()
 
 
 def _framed(value: Any) -> bytes:

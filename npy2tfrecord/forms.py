@@ -104,7 +104,7 @@ def _form(spec: ShardSpec, key_size: int, label_size: int, *header_ids: int) -> 
         features.append((column.feature, column.cast.to_name, shape, column.cast.nbytes(shape)))
         is_direct = column.cast.is_exact and header.is_plain and not column.members
         raws.append(header.raw if is_direct else None)
-    layout = Layout.of(features)
+    layout = Layout.of(tuple(features))
     before_key = head(layout.example_size(key_size, label_size)) + layout.before_key(key_size, label_size)
     place = len(before_key) + key_size + label_size + len(layout.after_label)
     places = [place]

@@ -6,6 +6,7 @@ Only paths, ranges and results cross a process boundary. Results come in the ord
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -14,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from importlib import import_module
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, TypeVar
@@ -31,6 +32,7 @@ _CALLS_PER_JOB = 4
 _END_SECONDS = 1.0  # that a killed worker takes at most
 STOPPED_TICKS = 10  # in a row that see a worker stopped before it is given up
 _DEATHS = 4  # of workers until it is no accident
+_BOOKKEEPER = "resource_tracke"  # joblib's, by the name that the system knows; it takes 15 letters
 
 
 def is_local(backend: str) -> bool:
@@ -203,11 +205,35 @@ def can_fork() -> bool:
 
 def _set_start_method() -> None:
     if can_fork():
-        from joblib.externals.loky.backend import context
+        from joblib.externals.loky.backend import context, resource_tracker
 
+        resource_tracker.spawnv_passfds = _start_bookkeeper
         warnings.filterwarnings("ignore", message=".*fork.*", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
         context.set_start_method("fork", force=True)
+
+
+def _start_bookkeeper(path: str, words: list[str], handles: list[int]) -> tuple[int, None]:
+    """Start joblib's resource tracker as a fork: anew it would import all of joblib beside the workers' first shards.
+
+    Only the `handles`, standard error and the pipe from this process, stay open in it.
+    """
+    from joblib.externals.loky.backend import resource_tracker
+    from joblib.externals.loky.backend.resource_tracker import util
+
+    if not can_fork():
+        return util.spawnv_passfds(os.fsencode(path), words, handles), None
+    if pid := os.fork():
+        return pid, None
+    try:
+        with contextlib.suppress(OSError):
+            Path("/proc/self/comm").write_text(_BOOKKEEPER)
+        kept = sorted({-1, *handles, 2**16})
+        for handle, following in pairwise(kept):
+            os.closerange(handle + 1, following)
+        resource_tracker.main(handles[-1])
+    finally:
+        os._exit(0)
 
 
 def stop_workers() -> None:
@@ -277,6 +303,7 @@ def is_stopped(pid: int) -> bool:
 
 
 def begin_worker(parent: int) -> None:
+    gc.freeze()  # what a fork has of its parent is not to be searched for garbage, and so copied: joblib asks for that
     for number in (signal.SIGINT, signal.SIGHUP):  # a signal to the group is the parent's to handle
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

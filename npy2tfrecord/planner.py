@@ -254,7 +254,7 @@ def _record_sizes(examples: Examples, casts: tuple[Cast, ...]) -> np.ndarray:
         by_header = np.empty(len(table.headers), dtype=np.int64)
         for i, header in enumerate(table.headers):
             shape = header.shape if examples.rows is None else header.shape[1:]
-            layout = Layout.of([(table.feature, cast.to_name, shape, cast.nbytes(shape))])
+            layout = Layout.of(((table.feature, cast.to_name, shape, cast.nbytes(shape)),))
             size = len(layout.described) + len(layout.payload_heads[0]) + layout.payload_sizes[0]
             by_header[i] = min(size, 2**32)  # too large is too large; sums stay within 64 bits
         sizes += by_header[table.header_ids[sources]]

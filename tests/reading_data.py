@@ -20,7 +20,7 @@ Arrays = Sequence[np.ndarray]
 def record(key: str, arrays: Mapping[str, np.ndarray], label: int | None = None) -> bytes:
     """One example as a TFRecord."""
     values = {name: np.asarray(array) for name, array in arrays.items()}
-    layout = example.Layout.of([(n, a.dtype.name, a.shape, a.nbytes) for n, a in values.items()])
+    layout = example.Layout.of(tuple((n, a.dtype.name, a.shape, a.nbytes) for n, a in values.items()))
     entry = example.label_entry(label)
     data = layout.before_key(len(key.encode()), len(entry)) + key.encode() + entry + layout.after_label
     for i, array in enumerate(values.values()):

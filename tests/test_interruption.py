@@ -98,10 +98,10 @@ def _workers(pid: int) -> list[int]:
     found = []
     for child in _children(pid):
         try:
-            words = Path(f"/proc/{child}/cmdline").read_bytes()
+            name = Path(f"/proc/{child}/comm").read_text() + Path(f"/proc/{child}/cmdline").read_text()
         except OSError:
             continue
-        if b"resource_tracker" not in words:
+        if "resource_tracke" not in name:
             found.append(child)
     return found
 

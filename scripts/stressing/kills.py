@@ -61,7 +61,7 @@ def _hit_worker(job: Job, chance: Chance, number: signal.Signals) -> str:
     time.sleep(chance.uniform(0, 0.5 * job.seconds))
     workers = children(child)
     if number == signal.SIGSTOP:  # joblib's bookkeeper may be killed too, but it cannot be told that it is stopped
-        workers = [pid for pid in workers if b"resource_tracker" not in command_of(pid)]
+        workers = [pid for pid in workers if b"resource_tracke" not in command_of(pid)]
     hit = chance.choice(workers) if workers else 0
     if hit:
         with contextlib.suppress(ProcessLookupError):

@@ -22,8 +22,9 @@ def children(pid: int) -> list[int]:
 
 
 def command_of(pid: int) -> bytes:
+    """A process's name and the words of its command."""
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/comm").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
     return b""
 
 
