@@ -14,6 +14,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib import import_module
 from itertools import islice, pairwise
 from pathlib import Path
@@ -32,6 +33,7 @@ _CALLS_PER_JOB = 4
 _END_SECONDS = 1.0  # that a killed worker takes at most
 STOPPED_TICKS = 10  # in a row that see a worker stopped before it is given up
 _DEATHS = 4  # of workers until it is no accident
+_KNOWN_JOBLIB = "1.6."  # whose resource tracker is started as below; another version starts it by itself
 _BOOKKEEPER = "resource_tracke"  # joblib's, by the name that the system knows; it takes 15 letters
 
 
@@ -205,24 +207,26 @@ def can_fork() -> bool:
 
 def _set_start_method() -> None:
     if can_fork():
+        import joblib
         from joblib.externals.loky.backend import context, resource_tracker
 
-        resource_tracker.spawnv_passfds = _start_bookkeeper
+        spawn = resource_tracker.spawnv_passfds
+        if joblib.__version__.startswith(_KNOWN_JOBLIB) and spawn.__module__ == resource_tracker.__name__:
+            resource_tracker.spawnv_passfds = partial(_start_bookkeeper, spawn)
         warnings.filterwarnings("ignore", message=".*fork.*", category=UserWarning)
         warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
         context.set_start_method("fork", force=True)
 
 
-def _start_bookkeeper(path: str, words: list[str], handles: list[int]) -> tuple[int, None]:
+def _start_bookkeeper(spawn: Callable[..., Any], path: str, words: list[str], handles: list[int]) -> Any:
     """Start joblib's resource tracker as a fork: anew it would import all of joblib beside the workers' first shards.
 
-    Only the `handles`, standard error and the pipe from this process, stay open in it.
+    Only the `handles`, standard error and the pipe from this process, stay open in it. `spawn` is joblib's own way.
     """
     from joblib.externals.loky.backend import resource_tracker
-    from joblib.externals.loky.backend.resource_tracker import util
 
     if not can_fork():
-        return util.spawnv_passfds(os.fsencode(path), words, handles), None
+        return spawn(path, words, handles)
     if pid := os.fork():
         return pid, None
     try:
