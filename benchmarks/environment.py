@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import hashlib
 import os
 import subprocess
@@ -24,6 +25,12 @@ def memory_directory() -> Path:
     """Where the data sets are: in memory where there is such a place, so that no disk has a part in the figures."""
     memory = Path("/dev/shm")
     return memory if file_system(memory) == "tmpfs" and os.access(memory, os.W_OK) else cache_directory()
+
+
+def compile_ours() -> None:
+    """Compile our own modules as an installation does: where Python may not write, every start would do it anew."""
+    for package in ("npy2tfrecord", "readers"):
+        compileall.compile_dir(ROOT / package, quiet=1)
 
 
 def peers_python() -> Path:

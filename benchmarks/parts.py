@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import markdown
-from benchmarks.environment import peers_python, peers_versions
+from benchmarks.environment import compile_ours, peers_python, peers_versions
 from benchmarks.machine import ROOT, Failed, describe
 
 Found = dict[str, Any]
@@ -76,6 +76,7 @@ def run(benchmark: Benchmark, parts: Sequence[Part], given: argparse.Namespace, 
     if given.resume:
         wanted = [part for part in wanted if part.name not in kept or "failed" in kept[part.name]]
     peers = peers_versions(peers_python())
+    compile_ours()
     command = shlex.join(["benchmarks/run", benchmark.name, *_without_paths(sys.argv[1:])])
     failed = False
     for number, part in enumerate(wanted):
