@@ -31,11 +31,16 @@ _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PY
 
 @dataclass
 class Memory:
-    """Peaks in bytes: of the first process, and the largest of those it started."""
+    """Peaks in bytes: of the first process, and the largest of those it started.
+
+    Private is what is shared with no other process. The bookkeeper is joblib's, which outlives the workers and then has
+    to itself what it shared with them: what its parent was when it was forked.
+    """
 
     parent: int
     worker: int
-    worker_private: int  # not shared with any other process
+    worker_private: int
+    bookkeeper_private: int
     processes: int
 
 
@@ -107,6 +112,7 @@ class _Watcher:
         self._pid = pid
         self._peak: dict[int, int] = {}
         self._private: dict[int, int] = {}
+        self._bookkeepers: set[int] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
@@ -126,17 +132,20 @@ class _Watcher:
                         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
                         private = sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024
                         self._private[pid] = max(self._private.get(pid, 0), private)
+                    if status.startswith("Name:\tresource_tracke"):
+                        self._bookkeepers.add(pid)
                 except (OSError, IndexError, ValueError):
                     continue
 
     def stop(self) -> Memory:
         self._ended.set()
         self._thread.join()
-        others = [size for pid, size in self._peak.items() if pid != self._pid]
+        workers = self._peak.keys() - self._bookkeepers - {self._pid}
         return Memory(
             self._peak.get(self._pid, 0),
-            max(others, default=0),
-            max(self._private.values(), default=0),
+            max((self._peak[pid] for pid in workers), default=0),
+            max((self._private.get(pid, 0) for pid in workers), default=0),
+            max((self._private.get(pid, 0) for pid in self._bookkeepers), default=0),
             len(self._peak),
         )
 
