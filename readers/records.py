@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 
 import numpy as np
 import tensorflow as tf
@@ -48,7 +49,6 @@ class ShardRecords:
         place = {shard: i for i, shard in enumerate(used)}
         self._files = tf.constant([os.path.join(directory, shards[i].file) for i in used], tf.string)
         self._indexes = tf.constant([os.path.join(directory, index_name(shards[i].file)) for i in used], tf.string)
-        self._has_index = compression == "none" and _holds_files(os.path.join(directory, INDEX_DIR))
         # Parts that begin behind a damaged length: their records are known to be good, and found by the index.
         by_index = [part.first > 0 and part.shard in impassable for part in parts]
         self._by_index = tf.constant(by_index) if any(by_index) else None
@@ -102,6 +102,11 @@ class ShardRecords:
                 return tf.constant(b"")
 
         return counted.map(_plain(fail))
+
+    @cached_property
+    def _has_index(self) -> bool:
+        """Whether damage can be told by the index. Looked up where records are read, which not every stage does."""
+        return self._compression == "none" and _holds_files(os.path.join(self._directory, INDEX_DIR))
 
     def _place(self, part: tf.Tensor) -> list[tf.Tensor]:
         """Of a part: the number of its shard among those used, its first record there, and how many they are."""
