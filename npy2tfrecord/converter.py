@@ -266,15 +266,15 @@ class Conversion:
         if begun:
             self._check_same(begun.get("options", {}), begun.get("sources", {}), identity)
         lost = recorded({} if earlier else begun or {}, display(workspace.out))
+        now = without(planned, lost, self.options)
         while True:
-            now = without(planned, lost, self.options)
             if not begun:  # without its plan, what an earlier run finished cannot be told from anything else
                 workspace.begin(intent | {"files": now.files} | record(lost))
             entries = self._write_shards(now, earlier, damaged)
             if all(entry.examples for entry in entries.values()):
                 break
             lost = left_out(planned, lost, now, entries)
-            without(planned, lost, self.options)  # may raise: what is there stays then
+            now = without(planned, lost, self.options)  # may raise: what is there stays then
             workspace.clear()
             begun = None
         earlier = earlier or self._manifest(now, entries, identity | ({LEFT_OUT: list(lost)} if lost else {}))

@@ -102,9 +102,11 @@ def is_whole(out: str, shard: ShardInfo, compression: str) -> tuple[str, bool]:
     """Whether a shard has its size and hash, its index as many records that fill it, and its keys their sums."""
     file, seen, keys = shard.file, Hash(), b""
     try:
-        index = _read_up_to(os.path.join(out, index_name(file)), _LINE_BYTES * shard.examples + 1)
+        with system.opened(os.path.join(out, index_name(file))) as handle:
+            index = system.read_up_to(handle, _LINE_BYTES * shard.examples + 1)
         if shard.keys is not None:
-            keys = _read_up_to(os.path.join(out, keys_name(file)), ITEM_BYTES * shard.examples + 1)
+            with system.opened(os.path.join(out, keys_name(file))) as handle:
+                keys = system.read_up_to(handle, ITEM_BYTES * shard.examples + 1)
         with system.opened(os.path.join(out, file)) as handle:
             if system.fstat(handle).st_size != shard.bytes:
                 return file, False
@@ -117,12 +119,6 @@ def is_whole(out: str, shard: ShardInfo, compression: str) -> tuple[str, bool]:
         return file, False
     good = seen.hexdigest() == shard.hash and residues_of(keys, shard) is not None
     return file, good and _is_index(index, shard.examples, shard.bytes if compression == "none" else None)
-
-
-def _read_up_to(path: str, limit: int) -> bytes:
-    with system.opened(path) as handle:
-        data = bytearray(min(system.fstat(handle).st_size, limit))
-        return bytes(data[: system.read_into(handle, memoryview(data), 0)])
 
 
 def residues_of(data: bytes, shard: ShardInfo) -> np.ndarray | None:

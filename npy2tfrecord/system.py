@@ -15,6 +15,7 @@ from collections.abc import Iterator
 READ_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # not blocking: a pipe among the sources must not hang us
 WRITE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 APPEND_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+_PIECE_BYTES = 1 << 20
 
 open = os.open
 close = os.close
@@ -44,6 +45,15 @@ def read_into(handle: int, view: memoryview, offset: int) -> int:
             break
         done += count
     return done
+
+
+def read_up_to(handle: int, limit: int) -> bytes:
+    """A file's bytes, up to `limit`; memory grows with what is really there."""
+    pieces, position = [], 0
+    while position < limit and (piece := pread(handle, min(_PIECE_BYTES, limit - position), position)):
+        pieces.append(piece)
+        position += len(piece)
+    return b"".join(pieces)
 
 
 def open_regular(path: bytes | str) -> int:

@@ -148,7 +148,7 @@ def _check_neighbours(path: str, manifest: Manifest) -> dict[str, list[str]]:
     for name, expected in neighbour_files(manifest).items():
         try:
             with system.opened(os.path.join(path, name), _FLAGS) as handle:
-                if _read_whole(handle, len(expected) + 1) != expected:
+                if system.read_up_to(handle, len(expected) + 1) != expected:
                     damaged[name] = [f"{name}: is not what follows from the manifest"]
         except OSError as error:
             damaged[name] = [f"{name}: {error.strerror}"]
@@ -190,10 +190,10 @@ def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, l
     differs = _check_index(out, shard, lines)
     moved, other = _check_keys(out, shard, residues(keys))
     if problem:
+        where = "--source tells which record"
         if moved is not None:
             where = f"record {moved}, key {display(keys[moved])!r}, is not the one that was written there"
-        hint = differs or (where if moved is not None else "--source tells which record")
-        return shard.file, [f"{shard.file}: every record is whole, but {problem}; {hint}"]
+        return shard.file, [f"{shard.file}: every record is whole, but {problem}; {differs or where}"]
     return shard.file, [differs or other] if differs or other else []
 
 
@@ -202,7 +202,7 @@ def _check_index(out: str, shard: ShardInfo, lines: list[bytes]) -> str:
     index = index_name(shard.file)
     try:
         with system.opened(os.path.join(out, index), _FLAGS) as handle:
-            differs = _first_difference(_read_whole(handle, 40 * shard.examples + 1), lines)
+            differs = _first_difference(system.read_up_to(handle, 40 * shard.examples + 1), lines)
     except OSError as error:
         differs = error.strerror or str(error)
     return f"{index}: {differs}" if differs else ""
@@ -215,7 +215,7 @@ def _check_keys(out: str, shard: ShardInfo, found: np.ndarray) -> tuple[int | No
     name = keys_name(shard.file)
     try:
         with system.opened(os.path.join(out, name), _FLAGS) as handle:
-            known = residues_of(_read_whole(handle, ITEM_BYTES * shard.examples + 1), shard)
+            known = residues_of(system.read_up_to(handle, ITEM_BYTES * shard.examples + 1), shard)
     except OSError as error:
         return None, f"{name}: {error.strerror or error}"
     if known is None:
@@ -242,15 +242,6 @@ def _hash_from_disk(file: str, shard: ShardInfo) -> tuple[int, str]:
             seen.update(buffer[:count])
             position += count
     return position, seen.hexdigest()
-
-
-def _read_whole(handle: int, limit: int) -> bytes:
-    """The file's bytes, up to `limit`."""
-    pieces, position = [], 0
-    while position < limit and (piece := system.pread(handle, min(_CHUNK_BYTES, limit - position), position)):
-        pieces.append(piece)
-        position += len(piece)
-    return b"".join(pieces)
 
 
 def _first_difference(data: bytes, lines: list[bytes]) -> str:
