@@ -10,23 +10,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from npy2tfrecord.converter import Progress, convert
-    from npy2tfrecord.exporter import export
-    from npy2tfrecord.manifest import Manifest
-    from npy2tfrecord.progress import progress_bar
-    from npy2tfrecord.scanner import scan
-    from npy2tfrecord.verifier import verify
+    from npy2tfrecord.checking.exporter import export
+    from npy2tfrecord.checking.verifier import verify
+    from npy2tfrecord.commands.progress import progress_bar
+    from npy2tfrecord.conversion.converter import Progress, convert
+    from npy2tfrecord.formats.manifest import Manifest
+    from npy2tfrecord.sources.scanner import scan
 
 __version__ = "0.1.0"
 
 _HOME = {
-    "Manifest": "manifest",
-    "Progress": "converter",
-    "convert": "converter",
-    "export": "exporter",
-    "progress_bar": "progress",
-    "scan": "scanner",
-    "verify": "verifier",
+    "Manifest": "formats.manifest",
+    "Progress": "conversion.converter",
+    "convert": "conversion.converter",
+    "export": "checking.exporter",
+    "progress_bar": "commands.progress",
+    "scan": "sources.scanner",
+    "verify": "checking.verifier",
 }
 
 __all__ = ["Manifest", "Progress", "__version__", "convert", "export", "progress_bar", "scan", "verify"]

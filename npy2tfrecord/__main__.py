@@ -2,7 +2,7 @@
 
 import sys
 
-from npy2tfrecord.cli import main
+from npy2tfrecord.commands.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

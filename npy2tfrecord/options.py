@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.example import KEY
-from npy2tfrecord.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN
-from npy2tfrecord.npy import dtype_from_name
+from npy2tfrecord.formats.example import KEY
+from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN
+from npy2tfrecord.formats.npy import dtype_from_name
 
 DEFAULT_FEATURE = "array"
 DEFAULT_SPLIT = "train"

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from readers.array_source import ArraySource
-    from readers.corrupt import DamageWarning
     from readers.dataset import load_dataset
     from readers.manifests import load_manifest
     from readers.mixing import mix
     from readers.npy_dataset import load_npy
     from readers.options import AUTOTUNE
+    from readers.shards.damage import DamageWarning
 
 _HOMES = {
     "AUTOTUNE": "readers.options",
     "ArraySource": "readers.array_source",
-    "DamageWarning": "readers.corrupt",
+    "DamageWarning": "readers.shards.damage",
     "load_dataset": "readers.dataset",
     "load_manifest": "readers.manifests",
     "load_npy": "readers.npy_dataset",

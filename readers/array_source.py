@@ -16,20 +16,20 @@ from typing import Any, SupportsIndex, overload
 
 import numpy as np
 
-from npy2tfrecord import system
+from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
-from npy2tfrecord.example import KEY, LABEL
-from npy2tfrecord.keysums import residue
-from npy2tfrecord.manifest import Manifest
-from npy2tfrecord.npy import dtype_from_name
-from npy2tfrecord.shards import key_of
-from npy2tfrecord.tfrecord import unframe
+from npy2tfrecord.formats.example import KEY, LABEL
+from npy2tfrecord.formats.keysums import residue
+from npy2tfrecord.formats.manifest import Manifest
+from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.formats.shard import key_of
+from npy2tfrecord.formats.tfrecord import unframe
 from readers import splits
-from readers.index import Table, load_table
 from readers.manifests import PathLike, check_shards, load_manifest
 from readers.options import Features, ReadOptions
 from readers.outputs import name_outputs
-from readers.templates import Templates
+from readers.shards.example_parser import Templates
+from readers.shards.index import Table, load_table
 
 Example = Any  # a dict of arrays, an array or a tuple, as `features` says
 
@@ -44,7 +44,7 @@ class _File:
     def __init__(self, path: str) -> None:
         self.handle = -1
         try:
-            self.handle = system.open_regular(path)
+            self.handle = syscalls.open_regular(path)
         except OSError as error:
             raise DamageError(f"{display(path)}: {error.strerror or error}") from error
 
@@ -211,7 +211,7 @@ class ArraySource:
         file = self._file(shard)  # held while it is read: another thread may drop it from those kept open
         problem = ""
         try:
-            done = system.read_into(file.handle, data, offset)
+            done = syscalls.read_into(file.handle, data, offset)
             if done < len(data):
                 problem = f"ends at {offset + done} bytes, before a record does"
         except OSError as error:

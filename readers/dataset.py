@@ -7,14 +7,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.manifest import FeatureInfo, Manifest
-from readers import corrupt, garbage, splits
-from readers.malloc import keep_large_blocks
+from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
+from readers import garbage, splits
 from readers.manifests import PathLike, check_shards, load_manifest
 from readers.options import AUTOTUNE, Features, Padding, ReadOptions
 from readers.outputs import choose_outputs
+from readers.pipeline.malloc import keep_large_blocks
+from readers.pipeline.strategy import choose
+from readers.shards import damage
 from readers.splits import Part
-from readers.strategy import choose
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -88,16 +89,16 @@ def load_dataset(
     check_shards(path, [selection.shards[i] for i in sorted({part.shard for part in selection.parts})])
     parts, impassable = selection.parts, frozenset[int]()
     if options.on_corrupt == "skip":
-        damaged = corrupt.find(directory, selection.shards, parts, manifest.compression)
-        parts = corrupt.without(parts, damaged)
+        damaged = damage.find(directory, selection.shards, parts, manifest.compression)
+        parts = damage.without(parts, damaged)
         impassable = frozenset(each.shard for each in damaged if each.head)
         if damaged:
-            corrupt.warn(directory, selection.shards, damaged)
+            damage.warn(directory, selection.shards, damaged)
     parts = splits.share(parts, *options.worker_index())
 
-    from readers.decoding import make_decoder
-    from readers.pipeline import Builder
-    from readers.records import ShardRecords
+    from readers.pipeline.builder import Builder
+    from readers.pipeline.decoding import make_decoder
+    from readers.pipeline.shard_records import ShardRecords
 
     used = features_used(manifest, outputs)
     compressed = manifest.compression != "none"

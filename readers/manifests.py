@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
-from npy2tfrecord import manifest as manifests
 from npy2tfrecord.errors import DamageError, UsageError, display
-from npy2tfrecord.manifest import Manifest, ShardInfo
+from npy2tfrecord.formats import manifest as manifests
+from npy2tfrecord.formats.manifest import Manifest, ShardInfo
 
 PathLike = str | os.PathLike[str]
 

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.finder import find
-from npy2tfrecord.joiner import Examples, join
-from npy2tfrecord.manifest import FeatureInfo, Manifest, ShardInfo, shard_name
+from npy2tfrecord.formats.manifest import FeatureInfo, Manifest, ShardInfo, shard_name
 from npy2tfrecord.options import Options, parse_sources
-from npy2tfrecord.scanner import read_headers
+from npy2tfrecord.planning.joiner import Examples, join
+from npy2tfrecord.sources.finder import find
+from npy2tfrecord.sources.scanner import read_headers
 from readers import garbage, splits
 from readers.dataset import check_padding_names, features_used
-from readers.malloc import keep_large_blocks
 from readers.options import ReadOptions
 from readers.outputs import choose_outputs
+from readers.pipeline.malloc import keep_large_blocks
+from readers.pipeline.strategy import choose
 from readers.splits import Part
-from readers.strategy import choose
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -74,9 +74,9 @@ def load_npy(
     _check_readable(examples, used, rows)
     parts = splits.share(selection.parts, *chosen.worker_index())
 
-    from readers.decoding import make_decoder
-    from readers.npy_files import NpyFiles
-    from readers.pipeline import Builder
+    from readers.pipeline.builder import Builder
+    from readers.pipeline.decoding import make_decoder
+    from readers.pipeline.npy_records import NpyFiles
 
     count = sum(part.count for part in parts)
     strategy = choose(used, selection.example_bytes, count, len(parts), chosen, files=True)

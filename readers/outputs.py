@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.example import KEY, LABEL
-from npy2tfrecord.manifest import FeatureInfo, Manifest
+from npy2tfrecord.formats.example import KEY, LABEL
+from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from readers.options import Features, ReadOptions
 
 LENGTH = "/length"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.manifest import Manifest, ShardInfo
+from npy2tfrecord.formats.manifest import Manifest, ShardInfo
 
 LEAST_LANES = 4  # that are read at the same time, where there is so much
 _UNEVEN = 1.25  # times as long as the others may the first lane be

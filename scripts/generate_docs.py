@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 
 import npy2tfrecord
-from npy2tfrecord import cli, parsers
+from npy2tfrecord.commands import arguments
+from npy2tfrecord.commands.main import COMMANDS
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 
@@ -33,10 +34,10 @@ def cli_page() -> str:
         "<!-- Written by scripts/generate_docs.py from the command's own --help: change it there. -->",
         "`npy2tfrecord COMMAND --help` shows the same. [converting.md](converting.md) says when to use what."
         " `python -m npy2tfrecord` is the same command.",
-        _table(("command", "what it does"), [(f"[`{n}`](#{n})", s) for n, (_, _, s) in cli.COMMANDS.items()]),
+        _table(("command", "what it does"), [(f"[`{n}`](#{n})", s) for n, (_, _, s) in COMMANDS.items()]),
         "`npy2tfrecord --version` prints the version. Behind `--`, a path may start with a dash.",
     ]
-    for name, (make_parser, _, _) in cli.COMMANDS.items():
+    for name, (make_parser, _, _) in COMMANDS.items():
         parts += _command(name, make_parser())
     parts += [
         "## Exit codes",
@@ -74,7 +75,7 @@ def _spelled(action: argparse.Action) -> str:
 
 
 def _exit_codes() -> Iterator[tuple[str, str]]:
-    for line in parsers.EXIT_CODES.splitlines()[1:]:
+    for line in arguments.EXIT_CODES.splitlines()[1:]:
         yield from re.findall(r"(\d+(?:, \d+)*)  (\S+(?: \S+)*)", line)
 
 

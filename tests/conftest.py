@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from converted import Command
 
-from npy2tfrecord import parallel
+from npy2tfrecord.jobs import pool
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test imports TensorFlow
 
@@ -17,7 +17,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test imports Te
 @pytest.fixture
 def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
     """Runs the command line in this process, which is not its own, and puts its signal handlers back."""
-    monkeypatch.setattr(parallel, "prefer_fork", lambda: None)
+    monkeypatch.setattr(pool, "prefer_fork", lambda: None)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
     yield Command(capsys)
     for number, handler in handlers.items():

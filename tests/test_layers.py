@@ -37,7 +37,11 @@ def test_converter_never_imports_tensorflow_or_the_readers() -> None:
 
 
 def test_nothing_is_imported_with_tensorflow_before_it_is_called() -> None:
-    names = [f"npy2tfrecord.{path.stem}" for path in modules("npy2tfrecord") if not path.stem.startswith("__")]
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in modules("npy2tfrecord")
+        if path.stem[0] != "_"
+    ]
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({HEAVY}))

@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cluster.simulation import simulate
-from npy2tfrecord import cluster, parallel
+from npy2tfrecord.jobs import dask_cluster, pool
 
 SETS = {"4 KB": (200_000, 1024), "1 MB": (4_000, 262_144)}  # files, float32 values in each
 FILES_PER_DIRECTORY = 1000
@@ -72,11 +72,11 @@ def task_seconds(address: str, tasks: int = 3000) -> float:
     """CPU time that one task takes of the client or the scheduler, whichever is more: each is one thread."""
     import distributed
 
-    with cluster.connected("dask", address, 1, []):
+    with dask_cluster.connected("dask", address, 1, []):
         client = distributed.get_client()
-        list(parallel.run(nothing, [(0,)], jobs=2, backend="dask"))
+        list(pool.run(nothing, [(0,)], jobs=2, backend="dask"))
         before = time.process_time(), client.run_on_scheduler(time.process_time)
-        list(parallel.run(nothing, ((i,) for i in range(tasks)), jobs=2, backend="dask"))
+        list(pool.run(nothing, ((i,) for i in range(tasks)), jobs=2, backend="dask"))
         after = time.process_time(), client.run_on_scheduler(time.process_time)
     return max(end - begin for begin, end in zip(before, after, strict=True)) / tasks
 

@@ -12,10 +12,11 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-from npy2tfrecord import manifest, system
-from npy2tfrecord.keysums import KeySums
-from npy2tfrecord.workspace import Workspace
-from npy2tfrecord.writer import ShardEntry
+from npy2tfrecord import syscalls
+from npy2tfrecord.conversion.workspace import Workspace
+from npy2tfrecord.formats import manifest
+from npy2tfrecord.formats.keysums import KeySums
+from npy2tfrecord.writing.shard_writer import ShardEntry
 
 SHARD_BYTES = 128e6
 DATA_BYTES = 10e12
@@ -44,7 +45,7 @@ def commit_seconds(shards: int = 200) -> float:
             ]
             for entry in entries:
                 for suffix in (".shard", *manifest.BESIDE):
-                    system.write_file(workspace.stem(entry.file) + suffix, b"x", sync=False)
+                    syscalls.write_file(workspace.stem(entry.file) + suffix, b"x", sync=False)
             started = time.perf_counter()
             for entry in entries:
                 workspace.commit([entry])

@@ -73,7 +73,7 @@ def starting(profile: Profile, places: Places) -> Values:
 
 
 def _importing() -> Command:
-    return [sys.executable, "-c", "import npy2tfrecord.converter"]
+    return [sys.executable, "-c", "import npy2tfrecord.conversion.converter"]
 
 
 def scan(profile: Profile, places: Places) -> Values:
@@ -125,7 +125,8 @@ def _memory(name: str, profile: Profile, places: Places, *options: str) -> Value
     out = places.out
     clear(out)
     baseline = run(
-        [sys.executable, "-c", "import npy2tfrecord.converter, joblib; import time; time.sleep(0.3)"], memory=True
+        [sys.executable, "-c", "import npy2tfrecord.conversion.converter, joblib, time; time.sleep(0.3)"],
+        memory=True,
     ).memory
     peaks = run(ours(source, out, *options), memory=True).memory
     clear(out)

@@ -31,9 +31,9 @@ def arrays(source: str) -> Records:
 
 
 def write_npy2tfrecord(source: str, out: str) -> None:
-    from npy2tfrecord import cli
+    from npy2tfrecord.commands import main
 
-    code = cli.main(["convert", "--quiet", "--jobs=1", "--no-shuffle", f"--shard-size={SHARD_BYTES}", source, out])
+    code = main.main(["convert", "--quiet", "--jobs=1", "--no-shuffle", f"--shard-size={SHARD_BYTES}", source, out])
     if code:
         sys.exit(code)
 

@@ -29,14 +29,14 @@ from races import change_sources, race, race_without_locks
 from signalled import signals
 from watched import poll
 
-from npy2tfrecord import converter
+from npy2tfrecord.conversion import converter
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def flip_bits(root: Path, count: int, chance: Chance, end: float) -> Told:
     """Every bit and every truncation of a shard of 64 KiB, and every byte of what lies beside shards."""
-    tests = [f"tests/test_verifying.py::test_every_{name}" for name in (
+    tests = [f"tests/checking/test_verifying.py::test_every_{name}" for name in (
         "flipped_bit_is_found_in_its_record", "truncation_is_found_in_its_record",
         "changed_byte_of_manifest_index_and_neighbours_is_found")]  # fmt: skip
     words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
@@ -60,7 +60,7 @@ def flip_bits(root: Path, count: int, chance: Chance, end: float) -> Told:
 def fuzz(kind: str) -> Callable[[Path, int, Chance, float], Told]:
     def run(root: Path, count: int, chance: Chance, end: float) -> Told:
         numbers = [count, chance.randrange(2**32), max(1, end - time.monotonic())]
-        words = [sys.executable, str(ROOT / "tests" / "fuzzing.py"), kind, *map(str, numbers)]
+        words = [sys.executable, str(ROOT / "tests" / "support" / "fuzzing.py"), kind, *map(str, numbers)]
         ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
         if ended.returncode:
             fail(ended.stderr[-3000:])

@@ -17,9 +17,9 @@ import atheris  # type: ignore[import-not-found,import-untyped,unused-ignore]
 import numpy as np
 
 with atheris.instrument_imports(include=["npy2tfrecord"]):
-    from npy2tfrecord import npy, npz  # noqa: F401
+    from npy2tfrecord.formats import npy, npz  # noqa: F401
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"))
 
 from arrays import DTYPES, FORMS, npy_bytes, values_of  # type: ignore[import-not-found]
 from fuzzing import take_npz  # type: ignore[import-not-found]

@@ -16,7 +16,10 @@ import joblib.externals.loky.process_executor  # noqa: F401  imported here once,
 import numpy as np
 from processes import is_alive
 
-from npy2tfrecord import cli, comparer, converter, parallel, progress, report  # noqa: F401
+from npy2tfrecord.checking import comparer  # noqa: F401
+from npy2tfrecord.commands import main, progress, text  # noqa: F401
+from npy2tfrecord.conversion import converter  # noqa: F401
+from npy2tfrecord.jobs import pool
 
 Told = Counter[str]
 Chance = random.Random
@@ -68,16 +71,16 @@ class Job:
             if stopped:
                 os.kill(os.getpid(), signal.SIGSTOP)
             if stop_workers:
-                begin = parallel.begin_worker
+                begin = pool.begin_worker
 
                 def stop(parent: int) -> None:
                     begin(parent)
                     os.kill(os.getpid(), signal.SIGSTOP)
 
-                parallel.begin_worker = stop
+                pool.begin_worker = stop
             prepare()
             sys.argv = ["npy2tfrecord", *words, str(self.source), str(out)]
-            code = cli.main()
+            code = main.main()
             leave()
         except BaseException:
             import traceback

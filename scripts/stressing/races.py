@@ -9,10 +9,10 @@ import time
 import numpy as np
 from jobs import Chance, Job, fail, tree
 
-from npy2tfrecord import workspace
-from npy2tfrecord.example import parse_example
-from npy2tfrecord.manifest import load
-from npy2tfrecord.shards import array_of, read_records
+from npy2tfrecord.conversion import workspace
+from npy2tfrecord.formats.example import parse_example
+from npy2tfrecord.formats.manifest import load
+from npy2tfrecord.formats.shard import array_of, read_records
 
 
 def race(job: Job, chance: Chance) -> str:

@@ -19,17 +19,17 @@ WAYS = ("foreground", "terminal", "background", "nohup", "setsid")
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMAND = """
 import sys
-from npy2tfrecord import cli
+from npy2tfrecord.commands import main
 sys.path.append(sys.argv.pop(1))
 from processes import leave_evidence
 leave_evidence(sys.argv.pop(1))
-parser, run, summary = cli.COMMANDS["convert"]
+parser, run, summary = main.COMMANDS["convert"]
 def run_with_workers(arguments):
-    from npy2tfrecord import converter  # no sooner than the command imports it
+    from npy2tfrecord.conversion import converter  # no sooner than the command imports it
     converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
     return run(arguments)
-cli.COMMANDS["convert"] = parser, run_with_workers, summary
-sys.exit(cli.main())
+main.COMMANDS["convert"] = parser, run_with_workers, summary
+sys.exit(main.main())
 """
 IN_BACKGROUND = '"$@" & echo $!; wait $!'  # as a script does, where a command so started ignores SIGINT
 

@@ -1,0 +1,258 @@
+"""Verifying: every byte of a data set against its manifest, read from the disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from npy2tfrecord import syscalls
+from npy2tfrecord.checking.comparer import compare
+from npy2tfrecord.conversion.converter import Conversion
+from npy2tfrecord.errors import ConflictError, DamageError, UsageError, display
+from npy2tfrecord.formats import manifest as manifests
+from npy2tfrecord.formats.example import parse_example
+from npy2tfrecord.formats.keysums import ITEM_BYTES, residues
+from npy2tfrecord.formats.manifest import INDEX_DIR, Hash, Manifest, ShardInfo, index_name, keys_name
+from npy2tfrecord.formats.shard import check_example, key_of, read_records, residues_of
+from npy2tfrecord.formats.tfds_metadata import neighbour_files
+from npy2tfrecord.jobs import dask_cluster, pool
+from npy2tfrecord.options import Options, Sources, anchored, parse_sources
+
+_CHUNK_BYTES = 1 << 20
+_FLAGS = syscalls.READ_FLAGS | getattr(os, "O_NOFOLLOW", 0)  # a link may lead anywhere
+_BYTES_FOR_PROCESSES = 48 * 10**6
+_SHOWN = 20
+_TEXT, _NUMBER = (str, type(None)), (int, type(None))
+_OPTION_TYPES: dict[str, tuple[type, ...]] = {
+    **dict.fromkeys(("include", "exclude"), (list,)),
+    **dict.fromkeys(("follow_symlinks", "rows", "group_by_suffix", "shuffle", "stats"), (bool,)),
+    **dict.fromkeys(("on_error", "missing", "compression", "void_dtype", "split_by", "labels"), _TEXT),
+    **dict.fromkeys(("seed", "num_shards", "shard_size"), _NUMBER),
+    "split": (*_TEXT, dict),
+    "dtype": (dict,),
+}
+
+
+def verify(
+    out: str | os.PathLike[str],
+    *,
+    source: Sources | None = None,
+    labels: str | None = None,
+    repair: bool = False,
+    jobs: int | None = None,
+    backend: str = "loky",
+    scheduler: str | None = None,
+    repaired: Callable[[str], None] | None = None,
+) -> Manifest:
+    """Check that a data set is whole: every shard, record and index is what the manifest says.
+
+    With `source`, every record is also compared with what its source makes now; `labels` is the table of labels if the
+    conversion had one. With `repair`, damaged shards are written again from the sources, to the bytes they had, and
+    `repaired` is called with each damage that is no more. `jobs`, `backend` and `scheduler` are those of `convert`.
+
+    Returns the manifest. Raises `DamageError` that lists what is damaged: shard, record, offset, key, and the source
+    if it is known; `UsageError` when there is no data set.
+    """
+    path = os.fspath(out) if pool.is_local(backend) else os.path.abspath(out)
+    manifest = manifests.load(path)
+    if repair and source is None:
+        raise UsageError("repair needs the sources: --repair --source SOURCE...")
+    damage = _check_names(path, manifest)
+    if pool.is_local(backend) and manifest.total_bytes < _BYTES_FOR_PROCESSES:
+        jobs = 1
+    running = Options(jobs=jobs, backend=backend, scheduler=scheduler)
+    jobs = pool.effective_jobs(jobs)
+    damaged = _check_neighbours(path, manifest)
+    needed = () if source is None else anchored(parse_sources(source), backend)
+    with dask_cluster.connected(backend, scheduler, jobs, [os.fsencode(path), *(place for _, place in needed)]):
+        damaged |= _check_shards(path, manifest, jobs, backend)
+        if source is not None:
+            options = _options_of(manifest, labels, running)
+            if repair and damaged:
+                manifest = Conversion(source, path, options, False, None).run(damaged=frozenset(damaged))
+                if repaired is not None:
+                    for finding in _listed(damaged):
+                        repaired(finding)
+                damaged = {}
+            else:
+                for file, found in _compare(path, manifest, source, options, jobs):
+                    damaged.setdefault(file, []).extend(found)
+    damage += _listed(damaged)
+    if damage:
+        more = f"\n  … and {len(damage) - _SHOWN} more" if len(damage) > _SHOWN else ""
+        raise DamageError(f"{display(path)} is damaged:\n  " + "\n  ".join(damage[:_SHOWN]) + more)
+    return manifest
+
+
+def _listed(damaged: dict[str, list[str]]) -> list[str]:
+    return [finding for file in sorted(damaged) for finding in damaged[file]]
+
+
+def _check_shards(path: str, manifest: Manifest, jobs: int, backend: str) -> dict[str, list[str]]:
+    """What is wrong with the shards, by file."""
+    tasks = ((path, manifest, shard) for shard in manifest.shards)
+    return {file: found for file, found in pool.run(_check_shard, tasks, jobs=jobs, backend=backend) if found}
+
+
+def _options_of(manifest: Manifest, labels: str | None, running: Options) -> Options:
+    """The options a data set was converted with."""
+    kept = dict(manifest.options)
+    try:
+        # A stranger's manifest names no file that is to be read, and no machine that is to be asked.
+        if kept.keys() != _OPTION_TYPES.keys() or kept["labels"] not in (None, "dirs", "file"):
+            raise ValueError("others are there, or some are missing")
+        for name, value in kept.items():
+            parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
+            if type(value) not in _OPTION_TYPES[name] or not all(isinstance(part, str) for part in parts):
+                raise ValueError(f"{name} is {value!r:.60}")
+        if kept["labels"] == "file" and labels is None:
+            raise UsageError("the labels came from a table: name it with --labels FILE.csv")
+        if kept["labels"] == "file":
+            kept["labels"] = labels
+        kept["dtype"] = {name or None: dtype for name, dtype in kept["dtype"].items()}
+        if kept["shard_size"] is None:
+            del kept["shard_size"]
+        return Options(**kept, jobs=running.jobs, backend=running.backend, scheduler=running.scheduler)
+    except UsageError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise DamageError(f"the manifest's options are not those of this version: {error}") from None
+
+
+def _compare(
+    path: str, manifest: Manifest, source: Sources, options: Options, jobs: int
+) -> Iterator[tuple[str, list[str]]]:
+    """What differs between the shards and the sources, by shard."""
+    try:
+        planned = Conversion(source, path, options, False, None).plan_like(manifest)
+    except ConflictError as error:
+        raise DamageError(str(error)) from None
+    yield from compare(planned, path, options, jobs)
+
+
+def _check_names(path: str, manifest: Manifest) -> list[str]:
+    """What is in the directory that is not of this data set: a reader that looks for names would take it in."""
+    known = {shard.file for shard in manifest.shards}
+    strangers = sorted(name for name in os.listdir(path) if ".tfrecord" in name and name not in known)
+    damage = [f"{display(name)}: not in the manifest" for name in strangers]
+    if os.path.islink(os.path.join(path, INDEX_DIR)):
+        damage.append(f"{INDEX_DIR}: a link, expected a directory")
+    return damage
+
+
+def _check_neighbours(path: str, manifest: Manifest) -> dict[str, list[str]]:
+    """What is wrong with the files for TFDS: they follow from the manifest."""
+    damaged = {}
+    for name, expected in neighbour_files(manifest).items():
+        try:
+            with syscalls.opened(os.path.join(path, name), _FLAGS) as handle:
+                if syscalls.read_up_to(handle, len(expected) + 1) != expected:
+                    damaged[name] = [f"{name}: is not what follows from the manifest"]
+        except OSError as error:
+            damaged[name] = [f"{name}: {error.strerror}"]
+    return damaged
+
+
+def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, list[str]]:
+    """What is wrong with one shard and its index: at most one finding, the first."""
+    file = os.path.join(out, shard.file)
+    lines: list[bytes] = []
+    keys: list[bytes] = []
+    problem = ""
+    try:
+        size, found = _hash_from_disk(file, shard)
+        if size != shard.bytes:
+            problem = f"it has {size} bytes, the manifest says {shard.bytes}"
+        elif found != shard.hash:
+            problem = f"its content is not what was written (hash {found}, not {shard.hash})"
+        for record in read_records(file, manifest.compression):
+            lines.append(b"%d %d\n" % (record.offset, record.size))
+            key = b""
+            try:
+                example = parse_example(record.data)
+                key = key_of(example)
+                keys.append(key)
+                check_example(example, manifest)
+            except DamageError as error:
+                where = f"record {record.number} at offset {record.offset}"
+                raise DamageError(f"{where}, key {display(key)!r}: {error}") from None
+            if len(lines) > shard.examples:
+                break
+        if len(lines) != shard.examples:
+            count = len(lines) if len(lines) < shard.examples else "more"
+            problem = f"there are {count} records, the manifest says {shard.examples}"
+    except DamageError as error:
+        return shard.file, [f"{shard.file}: {error}"]
+    except OSError as error:
+        return shard.file, [f"{shard.file}: {error.strerror}"]
+    differs = _check_index(out, shard, lines)
+    moved, other = _check_keys(out, shard, residues(keys))
+    if problem:
+        where = "--source tells which record"
+        if moved is not None:
+            where = f"record {moved}, key {display(keys[moved])!r}, is not the one that was written there"
+        return shard.file, [f"{shard.file}: every record is whole, but {problem}; {differs or where}"]
+    return shard.file, [differs or other] if differs or other else []
+
+
+def _check_index(out: str, shard: ShardInfo, lines: list[bytes]) -> str:
+    """Where the index is not what the records make; nothing when it is."""
+    index = index_name(shard.file)
+    try:
+        with syscalls.opened(os.path.join(out, index), _FLAGS) as handle:
+            differs = _first_difference(syscalls.read_up_to(handle, 40 * shard.examples + 1), lines)
+    except OSError as error:
+        differs = error.strerror or str(error)
+    return f"{index}: {differs}" if differs else ""
+
+
+def _check_keys(out: str, shard: ShardInfo, found: np.ndarray) -> tuple[int | None, str]:
+    """The first record with another key than was written there, or what is wrong with the file of keys."""
+    if shard.keys is None:
+        return None, ""
+    name = keys_name(shard.file)
+    try:
+        with syscalls.opened(os.path.join(out, name), _FLAGS) as handle:
+            known = residues_of(syscalls.read_up_to(handle, ITEM_BYTES * shard.examples + 1), shard)
+    except OSError as error:
+        return None, f"{name}: {error.strerror or error}"
+    if known is None:
+        return None, f"{name}: is not what the manifest says of the shard's keys"
+    both = min(len(known), len(found))
+    moved = np.flatnonzero(known[:both] != found[:both])
+    return (int(moved[0]), f"{name}: other keys than the records have") if len(moved) else (None, "")
+
+
+def _hash_from_disk(file: str, shard: ShardInfo) -> tuple[int, str]:
+    """Size and hash of a shard. Asks the system to forget its copy first, so that the disk is read."""
+    with syscalls.opened(file, _FLAGS) as handle:
+        status = syscalls.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise DamageError("not a regular file")
+        if status.st_size != shard.bytes:
+            return status.st_size, ""
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        seen = Hash()
+        buffer = memoryview(bytearray(min(_CHUNK_BYTES, shard.bytes + 1)))
+        position = 0
+        while count := syscalls.read_into(handle, buffer, position):
+            seen.update(buffer[:count])
+            position += count
+    return position, seen.hexdigest()
+
+
+def _first_difference(data: bytes, lines: list[bytes]) -> str:
+    """Where an index is not what the records make; nothing when it is."""
+    if data == b"".join(lines):
+        return ""
+    position = 0
+    for number, line in enumerate(lines):
+        if data[position : position + len(line)] != line:
+            found = data[position : position + 60].split(b"\n")[0]
+            return f"line {number + 1}, of record {number}, reads {found!r}, the shard says {line[:-1]!r}"
+        position += len(line)
+    return f"{len(data) - position} bytes or more behind its last line, of record {len(lines) - 1}"

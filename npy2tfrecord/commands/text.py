@@ -1,0 +1,183 @@
+"""What the commands print: plain text, aligned, at most 80 columns wide where names allow it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from npy2tfrecord.errors import display
+from npy2tfrecord.formats.example import LABEL
+from npy2tfrecord.formats.manifest import FILE_NAME, FeatureInfo, Histogram, Manifest, Skipped
+
+if TYPE_CHECKING:
+    from npy2tfrecord.sources.scanner import ScanReport
+
+_BAR_WIDTH = 40
+_MAX_BARS = 12
+_SHOWN_SKIPPED = 10
+_SHOWN_CLASSES = 10
+_NAME_WIDTH = 32  # of a class, in a table
+
+
+def size_text(size: float) -> str:
+    """Bytes for a reader: `133.2 MB`."""
+    for unit in ("B", "kB", "MB", "GB", "TB"):
+        if size < 1000 or unit == "TB":
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    raise AssertionError
+
+
+def count_text(count: int, noun: str) -> str:
+    """`1 example`, `5,000 examples`."""
+    return f"{count:,} {noun if count == 1 else noun + 's'}"
+
+
+def shape_text(info: FeatureInfo) -> str:
+    """`(20–400, 80)`: an axis that varies is shown with its smallest and largest size."""
+    axes = [
+        str(low) if low == high else f"{low}–{high}" for low, high in zip(info.min_shape, info.max_shape, strict=True)
+    ]
+    return f"({', '.join(axes)}{',' * (len(axes) == 1)})"
+
+
+def table_text(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
+    """Rows in aligned columns; numbers to the right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.rjust(width) if cell[:1].isdigit() and i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append((indent + "  ".join(cells)).rstrip())
+    return "\n".join(lines)
+
+
+def histogram_text(histogram: Histogram, smallest: int) -> str:
+    """Bars of how often an axis has which size."""
+    low, high = smallest, histogram.sizes[-1]
+    bars = min(_MAX_BARS, high - low + 1)
+    step = -(-(high - low + 1) // bars)
+    totals = [0] * bars
+    for size, count in zip(histogram.sizes, histogram.counts, strict=True):
+        totals[(size - low) // step] += count
+    while len(totals) > 1 and not totals[-1]:
+        totals.pop()
+    most = max(totals)
+    lines = []
+    width = len(str(high))
+    for i, total in enumerate(totals):
+        first, last = low + i * step, min(low + (i + 1) * step - 1, high)
+        label = f"{first:>{width}}" if step == 1 else f"{first:>{width}}–{last:<{width}}"
+        bar = "█" * round(total / most * _BAR_WIDTH) or ("▏" if total else "")
+        lines.append(f"    {label}  {total:>9,}  {bar}".rstrip())
+    return "\n".join(lines)
+
+
+def features_text(
+    features: Sequence[FeatureInfo], labels: Sequence[str] | None = None, counts: Sequence[int] | None = None
+) -> str:
+    """A line for each feature, with bars for each axis that varies, and a line for the label if there is one.
+
+    `counts` are how many arrays of each feature there are, where they may differ.
+    """
+    rows = [[display(info.name), info.dtype, shape_text(info), size_text(info.bytes)] for info in features]
+    if counts is not None:
+        rows = [[*row[:3], count_text(count, "array"), row[3]] for row, count in zip(rows, counts, strict=True)]
+    if labels is not None:
+        rows.append([LABEL, "int64", f"{len(labels):,} class{'es' * (len(labels) != 1)}" if labels else "integers", ""])
+    lines = table_text(rows).split("\n")
+    out = []
+    for info, line in zip(features, lines, strict=False):
+        out.append(line)
+        for axis, histogram in enumerate(info.histograms):
+            if histogram is not None:
+                out.append(f"    axis {axis}:")
+                out.append(histogram_text(histogram, info.min_shape[axis]))
+    return "\n".join(out + lines[len(features) :])
+
+
+def splits_text(manifest: Manifest) -> str:
+    """A line for each split."""
+    rows = []
+    for split, shards in manifest.splits.items():
+        sizes = [shard.bytes for shard in shards]
+        low, high = size_text(min(sizes)), size_text(max(sizes))
+        spread = low if len(sizes) == 1 else f"{low} each" if low == high else f"{low} to {high} each"
+        rows.append(
+            (
+                split,
+                count_text(sum(shard.examples for shard in shards), "example"),
+                count_text(len(shards), "shard"),
+                spread,
+            )
+        )
+    return table_text(rows)
+
+
+def classes_text(manifest: Manifest) -> str:
+    """The first few classes, and how many examples of each every split has, where that is known."""
+    splits, names = list(manifest.label_counts), manifest.labels or ()
+    found = {split: dict(zip(c.values, c.counts, strict=True)) for split, c in manifest.label_counts.items()}
+    labels = sorted(set(range(len(names))).union(*found.values()))
+    rows = [("", *splits)] if len(splits) > 1 else []
+    for label in labels[:_SHOWN_CLASSES]:
+        name = f"{label} {_cut(display(names[label]))}" if 0 <= label < len(names) else str(label)
+        rows.append((name, *(f"{found[split].get(label, 0):,}" for split in splits)))
+    more = f"\n  … and {len(labels) - _SHOWN_CLASSES:,} more" if len(labels) > _SHOWN_CLASSES else ""
+    return table_text(rows) + more if labels else ""
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
+
+
+def scan_text(found: ScanReport) -> str:
+    """All that `scan` shows."""
+    parts = [f"{count_text(found.files, 'file')}, {size_text(sum(info.bytes for info in found.features))} of values"]
+    if found.features:
+        parts += ["", "Features", features_text(found.features, counts=found.counts)]
+    if found.problems:
+        skipped = [Skipped(display(p.where), p.problem) for p in found.problems]
+        parts += ["", skipped_text(skipped, "--json")]
+    return "\n".join(parts)
+
+
+def skipped_text(skipped: Sequence[Skipped], where: str) -> str:
+    """What was left out, and why; the first few, and where to find all."""
+    lines = [f"Skipped {count_text(len(skipped), 'source')}:"]
+    lines += [f"  {display(s.source) or '(all)'}: {s.reason}" for s in skipped[:_SHOWN_SKIPPED]]
+    if len(skipped) > _SHOWN_SKIPPED:
+        lines.append(f"  … and {len(skipped) - _SHOWN_SKIPPED:,} more; {where} lists all")
+    return "\n".join(lines)
+
+
+def manifest_text(manifest: Manifest, title: str) -> str:
+    """All that `info` shows."""
+    parts = [
+        f"{title}: {count_text(manifest.examples, 'example')} in {count_text(len(manifest.shards), 'shard')},"
+        f" {size_text(manifest.total_bytes)}" + (f", {manifest.compression}" if manifest.compression != "none" else ""),
+        "",
+        "Features",
+        features_text(manifest.features, manifest.labels),
+        "",
+        "Splits",
+        splits_text(manifest),
+    ]
+    if classes := classes_text(manifest):
+        parts += ["", "Classes", classes]
+    if manifest.skipped:
+        parts += ["", skipped_text(manifest.skipped, FILE_NAME)]
+    return "\n".join(parts)
+
+
+def reading_text(manifest: Manifest, out: str) -> str:
+    """The three lines of Python that read the result."""
+    split = next(iter(manifest.splits))
+    return (
+        "Read it with\n"
+        "    import readers\n"
+        f"    dataset = readers.load_dataset({out!r}, split={split!r}, batch_size=32)\n"
+        f"    for batch in dataset: print(batch[{manifest.features[0].name!r}].shape)"
+    )

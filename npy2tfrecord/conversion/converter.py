@@ -1,0 +1,398 @@
+"""Converting: scan, plan, write shards, manifest. See `convert`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from npy2tfrecord.checking.comparer import compare
+from npy2tfrecord.conversion.dispatcher import write_all
+from npy2tfrecord.conversion.omission import LEFT_OUT, left_out, record, recorded, without
+from npy2tfrecord.conversion.workspace import Workspace
+from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, UnstableError, display
+from npy2tfrecord.formats import manifest as manifests
+from npy2tfrecord.formats.keysums import ITEM_BYTES
+from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
+from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.formats.shard import is_whole
+from npy2tfrecord.formats.tfds_metadata import neighbour_files
+from npy2tfrecord.jobs import dask_cluster, pool
+from npy2tfrecord.options import Options, Sources, anchored, parse_sources
+from npy2tfrecord.planning.fingerprint import data_hash, identity_of
+from npy2tfrecord.planning.joiner import Examples, join
+from npy2tfrecord.planning.planner import Plan, plan
+from npy2tfrecord.sources.finder import Found, search
+from npy2tfrecord.sources.scanner import read_headers
+from npy2tfrecord.writing.shard_writer import ShardEntry
+from npy2tfrecord.writing.statistics import Moments
+
+_BYTES_FOR_PROCESSES = 48 * 10**6  # below, starting worker processes takes longer than doing it here
+_RECORDS_FOR_PROCESSES = 10_000
+_SHOWN = 20  # shards that differ, in a message
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a conversion is; given to the `progress` function at least once a second."""
+
+    bytes_done: int
+    bytes_total: int
+    shards_done: int
+    shards_total: int
+    files_found: int = 0
+    files_scanned: int = 0  # whose headers are read; bytes are known after the last
+
+
+ProgressFunction = Callable[[Progress], None]
+
+
+def convert(
+    sources: Sources,
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    dry_run: bool = False,
+    progress: ProgressFunction | None = None,
+    **options: Any,
+) -> Manifest:
+    """Convert `.npy` and `.npz` files to sharded TFRecords in the directory `out`.
+
+    `sources` is a path, a list of paths (or `"NAME=PATH"`), or a mapping of feature names to paths. A path is a
+    directory, which is searched through, or a file. The keywords are the options of `npy2tfrecord convert` with
+    underscores, and their defaults the same: `rows`, `labels`, `split`, `shard_size`, `num_shards`, `shuffle`, `seed`,
+    `split_by`, `missing`, `group_by_suffix`, `stats`, `dtype`, `void_dtype`, `compression`, `include`, `exclude`,
+    `files_from`, `follow_symlinks`, `jobs`, `backend`, `scheduler`, `on_error`, `fsync`, `read_back`, `check_sources`.
+
+    A run that was stopped goes on where it was when it is called again. With `dry_run` nothing is written, and the
+    hashes in the manifest are empty.
+
+    Returns the manifest. Raises `UsageError`, `InputError`, `OutputError`, `ConflictError` or `WorkerError`; see
+    `npy2tfrecord.errors`.
+    """
+    chosen = Options(**options)
+    return Conversion(sources, os.fspath(out), chosen, overwrite, progress).run(dry_run=dry_run)
+
+
+class Conversion:
+    """One run, from the sources to the manifest."""
+
+    def __init__(
+        self, sources: Sources, out: str, options: Options, overwrite: bool, progress: ProgressFunction | None
+    ) -> None:
+        given = parse_sources(sources)
+        self.sources = anchored(given, options.backend)
+        relative = self.sources != given and not any(os.path.isabs(path) for _, path in given)
+        self._base = os.getcwd() + "/" if relative else ""  # what a run here would not put before names
+        self.options = options
+        self.overwrite = overwrite
+        self.progress = progress
+        self.was_complete = False
+        if not pool.is_local(options.backend):
+            out = os.path.abspath(out)
+        self.workspace = Workspace(out, sync=options.fsync)
+        self._done = 0
+        self._shards_done = 0
+        self._files = 0, 0  # found, scanned
+
+    def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
+        """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
+        options = self.options
+        paths, jobs = [path for _, path in self.sources], pool.effective_jobs(options.jobs)
+        with dask_cluster.connected(options.backend, options.scheduler, jobs, paths):
+            return self._run(dry_run, damaged)
+
+    def _run(self, dry_run: bool, damaged: frozenset[str]) -> Manifest:
+        options, workspace = self.options, self.workspace
+        if (foreign := workspace.foreign()) and not self.overwrite:
+            raise ConflictError(
+                f"{display(workspace.out)} holds other files ({', '.join(map(display, foreign[:3]))}"
+                f"{', …' * (len(foreign) > 3)}); expected an empty or new directory"
+            )
+        found, steps = search(self.sources, options)
+        earlier = None if self.overwrite else workspace.found_manifest()
+        if earlier is not None:
+            list(steps)  # what is complete needs no header
+            self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(found))
+            knows_all = options.labels in (None, "dirs") and not options.check_sources
+            if knows_all and not damaged and not self._lost_shards(earlier):
+                return self._complete(earlier)
+        planned, identity = self._plan(found, steps)
+        if earlier is not None:
+            self._check_same(dict(earlier.options), dict(earlier.sources), identity)
+            planned = without(planned, recorded(earlier.sources, display(workspace.out)), options)
+            if not damaged and not self._lost_shards(earlier):  # the table of labels, which has no name, is the same
+                if options.check_sources:
+                    self._check_sources(planned)
+                return self._complete(earlier)
+        if dry_run:
+            sizes = planned.shard_sizes()
+            entries = {
+                file: ShardEntry(file, count, sizes[file], "0" * 32, None, "")
+                for file, count in _shard_counts(planned).items()
+            }
+            return self._manifest(planned, entries, identity)
+        with _told(workspace.out):
+            workspace.open()
+            try:
+                workspace.check_shared(options.backend)
+                if earlier is None and not self.overwrite and (other := workspace.found_manifest()):
+                    self._check_same(dict(other.options), dict(other.sources), identity)  # another run was faster
+                    workspace.finish({})
+                    self.was_complete = True
+                    return other
+                return self._write(planned, identity, earlier, damaged)
+            except BaseException as error:
+                pool.stop_workers()
+                if isinstance(error, InputError) and not isinstance(error, UnstableError):
+                    workspace.abandon()  # the same sources would end the same way again
+                raise
+            finally:
+                workspace.close()
+
+    def plan_like(self, manifest: Manifest) -> Plan:
+        """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
+        planned, identity = self._plan(*search(self.sources, self.options))
+        self._check_same(dict(manifest.options), dict(manifest.sources), identity)
+        return without(planned, recorded(manifest.sources, display(self.workspace.out)), self.options)
+
+    def _plan(self, found: dict[str | None, Found], steps: Iterator[None]) -> tuple[Plan, dict[str, Any]]:
+        """The plan for the files found and those that `steps` still finds, and what tells it from others."""
+        planned = plan(join(read_headers(found, self.options, steps, self._tell_files), self.options), self.options)
+        return planned, identity_of(found) | {"examples": len(planned.examples), "data": data_hash(planned)}
+
+    def _tell_files(self, found: int, scanned: int) -> None:
+        self._files = found, scanned
+        if self.progress is not None:
+            self.progress(Progress(0, 0, 0, 0, found, scanned))
+
+    def _complete(self, manifest: Manifest) -> Manifest:
+        """Nothing is left to do, but perhaps the last step of a run that was killed at it."""
+        self.was_complete = True
+        if os.path.isdir(self.workspace.path):
+            with _told(self.workspace.out):
+                self.workspace.open()
+                try:
+                    self.workspace.finish({})
+                finally:
+                    self.workspace.close()
+        return manifest
+
+    # --- going on where an earlier run stopped
+
+    def _check_same(self, options: dict[str, Any], sources: dict[str, Any], identity: dict[str, Any]) -> None:
+        """Raise `ConflictError` unless what is in the output was made from these sources with these options."""
+        ours = self.options.shaping()
+        differ = [f"{n} is {options.get(n)!r} there, {ours.get(n)!r} now" for n in ours if options.get(n) != ours[n]]
+        if not differ:
+            if sources.get("files") != identity["files"]:
+                differ.append(f"{sources.get('files')} source files then, {identity['files']} now")
+            elif sources.get("names") != identity["names"]:
+                differ.append("the names of the source files have changed")
+            elif "data" in identity and sources.get("data") != identity["data"]:
+                differ.append("the dtypes, shapes or labels of the sources have changed")
+        if differ:
+            raise ConflictError(
+                f"{display(self.workspace.out)} holds a conversion of other data or with other options:"
+                f" {'; '.join(differ)}. --overwrite replaces it"
+            )
+
+    def _check_sources(self, planned: Plan) -> None:
+        """Raise `ConflictError` unless every record that is there is what its source makes now."""
+        sizes = planned.shard_sizes()
+        jobs = self._jobs(sum(sizes.values()), len(planned.record_sizes))
+        found = dict(compare(planned, self.workspace.out, self.options, jobs))
+        differ = [finding for file in sorted(found) for finding in found[file]]
+        if differ:
+            more = f"\n  … and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
+            raise ConflictError(
+                f"{display(self.workspace.out)} is not what its sources make now:\n  "
+                + "\n  ".join(differ[:_SHOWN])
+                + f"{more}\nverify tells whether it is the shards that have changed. --overwrite converts all anew"
+            )
+
+    def _lost_shards(self, manifest: Manifest) -> list[str]:
+        """Shards of a finished conversion that are missing or do not have their size."""
+        lost = []
+        for shard in manifest.shards:
+            try:
+                expected = {shard.file: shard.bytes, manifests.index_name(shard.file): None}
+                if shard.keys is not None:
+                    expected[manifests.keys_name(shard.file)] = ITEM_BYTES * shard.examples
+                sizes = {name: os.stat(os.path.join(self.workspace.out, name)).st_size for name in expected}
+                if any(size not in (None, sizes[name]) for name, size in expected.items()):
+                    lost.append(shard.file)
+            except OSError:
+                lost.append(shard.file)
+        return lost
+
+    def _kept(self, planned: Plan, earlier: Manifest | None, damaged: frozenset[str]) -> dict[str, ShardEntry]:
+        """The shards of an earlier run that are whole, by size and content, and whose sources have not changed."""
+        entries = self.workspace.entries()
+        if earlier is not None:
+            entries = {s.file: ShardEntry(s.file, s.examples, s.bytes, s.hash, s.keys, "") for s in earlier.shards}
+        stamps = {spec.file: spec.sources_hash for spec in planned.shards(set(entries))} if entries else {}
+        candidates = [
+            (self.workspace.out, ShardInfo(e.file, e.examples, e.bytes, e.hash, e.keys), self.options.compression)
+            for e in entries.values()
+            if e.file not in damaged and e.file in stamps and e.sources_hash in ("", stamps[e.file])
+        ]
+        size = sum(shard.bytes for _, shard, _ in candidates)
+        whole = pool.run(is_whole, candidates, jobs=self._jobs(size, len(candidates)), backend=self.options.backend)
+        return {file: entries[file] for file, found in whole if found}
+
+    # --- writing
+
+    def _jobs(self, size: int, records: int) -> int:
+        if pool.is_local(self.options.backend) and size < _BYTES_FOR_PROCESSES and records < _RECORDS_FOR_PROCESSES:
+            return 1
+        return pool.effective_jobs(self.options.jobs)
+
+    def _write(
+        self, planned: Plan, identity: dict[str, Any], earlier: Manifest | None, damaged: frozenset[str]
+    ) -> Manifest:
+        workspace = self.workspace
+        intent = {"options": self.options.shaping(), "sources": identity}
+        begun = workspace.plan()
+        as_begun = begun and {name: begun.get(name) for name in intent} == json.loads(json.dumps(intent))
+        if self.overwrite and (workspace.is_finished or not as_begun):
+            workspace.clear()  # but not what this very command began
+            begun = None
+        if begun:
+            self._check_same(begun.get("options", {}), begun.get("sources", {}), identity)
+        lost = recorded({} if earlier else begun or {}, display(workspace.out))
+        now = without(planned, lost, self.options)
+        while True:
+            if not begun:  # without its plan, what an earlier run finished cannot be told from anything else
+                workspace.begin(intent | {"files": now.files} | record(lost))
+            entries = self._write_shards(now, earlier, damaged)
+            if all(entry.examples for entry in entries.values()):
+                break
+            lost = left_out(planned, lost, now, entries)
+            now = without(planned, lost, self.options)  # may raise: what is there stays then
+            workspace.clear()
+            begun = None
+        earlier = earlier or self._manifest(now, entries, identity | ({LEFT_OUT: list(lost)} if lost else {}))
+        workspace.finish(neighbour_files(earlier) | {manifests.FILE_NAME: earlier.encode()})
+        return earlier
+
+    def _write_shards(self, planned: Plan, earlier: Manifest | None, damaged: frozenset[str]) -> dict[str, ShardEntry]:
+        """Write all shards that are still to be written; the entries of all, also of those that came out empty."""
+        workspace, options = self.workspace, self.options
+        entries = self._kept(planned, earlier, damaged)
+        sizes = planned.shard_sizes()
+        missing = set(sizes) - set(entries)
+        self._check_space(sum(sizes[file] for file in missing), planned)
+        total = sum(sizes.values())
+        self._done, self._shards_done = total - sum(sizes[file] for file in missing), len(entries)
+        jobs = min(self._jobs(sum(sizes[f] for f in missing), len(planned.record_sizes)), max(1, len(missing)))
+
+        expected = {shard.file: shard.hash for shard in earlier.shards} if earlier else {}
+
+        def check(entry: ShardEntry) -> None:
+            if entry.hash != expected.get(entry.file, entry.hash):
+                raise ConflictError(
+                    f"{display(workspace.out)}: {entry.file} is lost or damaged, and what its sources make now is not"
+                    " what was there: they have changed since the conversion. --overwrite converts all anew"
+                )
+
+        def done(entry: ShardEntry) -> None:
+            entries[entry.file] = entry
+            self._done += sizes[entry.file]
+            self._shards_done += 1
+
+        def tell() -> None:
+            if self.progress is not None:
+                done = min(self._done + workspace.written_bytes(), total)
+                self.progress(Progress(done, total, self._shards_done, len(sizes), *self._files))
+
+        tell()
+        write_all(planned, missing, workspace, options, jobs, check, done, tell)
+        tell()
+        return entries
+
+    def _check_space(self, needed: int, planned: Plan) -> None:
+        """Raise `OutputError` when the disk has no room for what is planned."""
+        if self.options.compression != "none":
+            return
+        needed += 30 * len(planned.record_sizes)  # the index, at most, and the keys
+        status = os.statvfs(self.workspace.out)
+        free = status.f_bavail * status.f_frsize
+        if needed > free:
+            raise OutputError(
+                f"{display(self.workspace.out)}: {needed} bytes are to be written, {free} are free on the disk."
+                " Make room and run the same command again."
+            )
+
+    # --- the manifest
+
+    def _manifest(self, planned: Plan, entries: dict[str, ShardEntry], identity: dict[str, Any]) -> Manifest:
+        ordered = [entries[file] for file in planned.files]
+        stats = {
+            name: Moments.of_states(entry.moments[name] for entry in ordered).summary()
+            for name in ordered[0].moments
+            if all(name in entry.moments for entry in ordered)
+        }
+        left_out: list[np.ndarray] = []
+        skipped: list[Skipped] = list(planned.examples.skipped)
+        splits: dict[str, tuple[ShardInfo, ...]] = {}
+        label_counts: dict[str, LabelCounts] = {}
+        for split in planned.splits:
+            count = len(split.cuts) - 1
+            infos = []
+            for k in range(count):
+                entry = entries[shard_name(split.name, k, count)]
+                infos.append(ShardInfo(entry.file, entry.examples, entry.bytes, entry.hash, entry.keys))
+                positions = np.array([i for i, _ in entry.left_out], dtype=np.int64)
+                left_out.append(split.order[split.cuts[k] + positions])
+                skipped.extend(reason for _, reason in entry.left_out)
+            splits[split.name] = tuple(infos)
+            if counted := planned.count_labels(split, np.concatenate(left_out[-count:])):
+                label_counts[split.name] = counted
+        return Manifest(
+            features=_features(planned, np.concatenate(left_out), stats),
+            splits=splits,
+            labels=None if planned.examples.labels is None else planned.examples.classes or (),
+            label_counts=label_counts,
+            compression=self.options.compression,
+            options=self.options.shaping(),
+            sources=identity,
+            skipped=tuple(replace(s, source=s.source.removeprefix(display(self._base))) for s in skipped),
+        )
+
+
+@contextmanager
+def _told(out: str) -> Iterator[None]:
+    """Whatever the file system refuses in the output is an `OutputError`."""
+    try:
+        yield
+    except Error:
+        raise
+    except OSError as error:
+        raise OutputError.from_os("work in", error.filename or out, error) from error
+
+
+def _shard_counts(planned: Plan) -> dict[str, int]:
+    return {
+        shard_name(split.name, k, len(split.cuts) - 1): int(n)
+        for split in planned.splits
+        for k, n in enumerate(np.diff(split.cuts).tolist())
+    }
+
+
+def _features(planned: Plan, left_out: np.ndarray, stats: dict[str, dict[str, Any]]) -> tuple[FeatureInfo, ...]:
+    examples: Examples = planned.examples
+    features = []
+    for table, sources, cast in zip(examples.tables, examples.sources, planned.casts, strict=True):
+        counts = np.bincount(table.header_ids[sources], minlength=len(table.headers))
+        if len(left_out):
+            counts -= np.bincount(table.header_ids[sources[left_out]], minlength=len(table.headers))
+        dtype = dtype_from_name(cast.to_name)
+        info = table.sum_up(counts, 0 if examples.rows is None else 1, dtype)
+        features.append(replace(info, stats=stats.get(info.name)))
+    return tuple(features)

@@ -1,0 +1,312 @@
+"""A run's own directory inside the output: its lock, its plan, what is done, and unfinished shards.
+
+Workers write temporary files here and nothing else. Only the process that runs the conversion gives
+them their final names, so when it is gone nothing more can appear. A shard is committed in the
+order write, fsync, close, rename, fsync of the directories, entry in the journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import re
+import secrets
+import time
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+
+from npy2tfrecord import syscalls
+from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
+from npy2tfrecord.formats import manifest as manifests
+from npy2tfrecord.formats.keysums import KeySums
+from npy2tfrecord.formats.manifest import BESIDE, Hash, Manifest, Skipped, beside
+from npy2tfrecord.jobs.dask_cluster import check_output
+from npy2tfrecord.writing.shard_writer import ShardEntry
+
+DIRECTORY = ".npy2tfrecord"
+_PLAN, _JOURNAL, _LOCK = "plan.json", "journal", "lock"
+_LOCK_ATTEMPTS = 20
+_LOCK_SECONDS = 2.0  # workers of a run that was killed have its lock until they notice, within half a second
+_TEMPORARY = re.compile(r"[0-9a-f]{16}-.+\.(shard|idx|keys|file)")
+_SHARD = re.compile(r".+-\d{5,7}-of-\d{5,7}\.tfrecord")
+OWN_MARK = "~"  # behind a stem, before what tells one worker's attempt at a shard from another's
+NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt")
+
+
+class Workspace:
+    """The output directory `out`, taken by this run from `open` to `close`."""
+
+    def __init__(self, out: str, *, sync: bool) -> None:
+        self.out = out
+        self.path = os.path.join(out, DIRECTORY)
+        self._sync = sync
+        self._run = secrets.token_hex(8)
+        self._lock = -1
+        self._made: list[str] = []  # directories that were not there
+        self._is_new = False  # nothing of an earlier run is kept
+
+    # --- taking and leaving it
+
+    def open(self) -> None:
+        """Make the directories and take the lock. Raises `ConflictError` when another run has it."""
+        try:
+            above = os.path.abspath(self.out)
+            while not os.path.lexists(above := os.path.dirname(above)) and above != os.sep:
+                self._made.insert(0, above)
+            index = os.path.join(self.out, manifests.INDEX_DIR)
+            wanted = [*self._made, self.out, self.path, index]  # ours before the index: it tells whose directory it is
+            self._made += [path for path in (self.out, index) if not os.path.lexists(path)]
+            for attempt in range(_LOCK_ATTEMPTS):
+                for path in wanted:
+                    syscalls.make_directory(path)
+                try:
+                    self._lock = syscalls.open(self._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                except FileNotFoundError:  # another run ended well just now, and took its directory with it
+                    if attempt == _LOCK_ATTEMPTS - 1:
+                        raise
+                    continue
+                self._wait_for_lock()
+                if self._is_the_lock():
+                    break
+                syscalls.close(self._lock)
+                self._lock = -1
+        except ConflictError:
+            raise
+        except OSError as error:
+            raise OutputError.from_os("make the directory", self.out, error) from error
+        if self._lock < 0:
+            raise ConflictError(f"{display(self.out)}: other runs come and go here")
+        with contextlib.suppress(OSError):  # for the message above only
+            os.ftruncate(self._lock, 0)
+            os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+        self._remove_temporaries(of_all_runs=True)
+
+    @property
+    def _lock_path(self) -> str:
+        return os.path.join(self.path, _LOCK)
+
+    def _wait_for_lock(self) -> None:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while not _take_lock(self._lock):
+            if time.monotonic() > deadline:
+                owner = os.pread(self._lock, 200, 0).decode("utf-8", "replace").strip()
+                syscalls.close(self._lock)
+                self._lock = -1
+                raise ConflictError(f"{display(self.out)}: another run is at work here ({display(owner) or 'unknown'})")
+            time.sleep(0.1)
+
+    def _is_the_lock(self) -> bool:
+        """Whether what was locked is still the lock: a run that ends well removes it."""
+        try:
+            return os.path.samestat(os.fstat(self._lock), os.stat(self._lock_path))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Give the lock back; what is unfinished of this run goes, what is finished stays for the next."""
+        if self._lock < 0:
+            return
+        self._remove_temporaries(of_all_runs=False)
+        syscalls.close(self._lock)
+        self._lock = -1
+
+    def abandon(self) -> None:
+        """Leave no trace of a run that cannot succeed. What an earlier run has finished stays."""
+        if self._lock < 0 or not self._is_new:
+            return
+        self.clear()
+        self._remove_all()
+        for path in reversed(self._made):
+            with contextlib.suppress(OSError):
+                syscalls.rmdir(path)
+
+    def _remove_all(self) -> None:
+        self._remove_temporaries(of_all_runs=True)
+        for name in (_PLAN, _JOURNAL, _LOCK):
+            _unlink(os.path.join(self.path, name))
+        with contextlib.suppress(OSError):
+            syscalls.rmdir(self.path)
+
+    def _remove_temporaries(self, *, of_all_runs: bool) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self.path):
+                if _TEMPORARY.fullmatch(name) and (of_all_runs or name.startswith(self._run)):
+                    _unlink(os.path.join(self.path, name))
+
+    # --- what is there
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is a manifest, whole or not."""
+        return os.path.lexists(os.path.join(self.out, manifests.FILE_NAME))
+
+    def found_manifest(self) -> Manifest | None:
+        """The manifest of a finished conversion, None when there is none."""
+        if not self.is_finished:
+            return None
+        try:
+            return manifests.load(self.out)
+        except (DamageError, UsageError) as error:
+            raise ConflictError(f"{error}. --overwrite replaces it") from None
+
+    def foreign(self) -> list[str]:
+        """Names in the output directory when it holds no data set, finished or begun."""
+        try:
+            names = os.listdir(self.out)
+        except FileNotFoundError:
+            return []
+        except NotADirectoryError:
+            raise ConflictError(f"{display(self.out)} is a file; expected a directory, or a name not used") from None
+        except OSError as error:
+            raise OutputError.from_os("look into", self.out, error) from error
+        return [] if DIRECTORY in names or manifests.FILE_NAME in names else sorted(names)
+
+    def plan(self) -> dict[str, Any] | None:
+        """What an unfinished run was going to do."""
+        try:
+            with open(os.path.join(self.path, _PLAN), "rb") as file:
+                found = json.loads(file.read())
+        except FileNotFoundError:
+            return None
+        except ValueError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def entries(self) -> dict[str, ShardEntry]:
+        """The shards that are committed, by file. A line that was cut short or altered counts for nothing."""
+        entries: dict[str, ShardEntry] = {}
+        with contextlib.suppress(FileNotFoundError), open(os.path.join(self.path, _JOURNAL), "rb") as file:
+            for line in file:
+                digest, _, text = line.rstrip(b"\n").partition(b" ")
+                if line.endswith(b"\n") and digest == Hash(text).hexdigest().encode():
+                    fields = json.loads(text)
+                    fields["keys"] = KeySums(*fields["keys"])
+                    fields["left_out"] = tuple((i, Skipped(**skipped)) for i, skipped in fields["left_out"])
+                    entry = ShardEntry(**fields)
+                    entries[entry.file] = entry
+        return entries
+
+    # --- changing it
+
+    def begin(self, plan: dict[str, Any]) -> None:
+        """Record what this run is going to do; nothing of it is done yet."""
+        _unlink(os.path.join(self.path, _JOURNAL))
+        self._is_new = not os.path.lexists(os.path.join(self.out, manifests.FILE_NAME))
+        self._replace(os.path.join(DIRECTORY, _PLAN), json.dumps(plan, indent=1).encode() + b"\n")
+        self._sync_directories(self.path)
+
+    def clear(self) -> None:
+        """Remove an earlier data set or unfinished run: the manifest first, then its shards, then the rest."""
+        names: set[str] = set()
+        with contextlib.suppress(DamageError, UsageError):
+            names |= {shard.file for shard in manifests.load(self.out).shards}
+        names |= set(self.entries())
+        names |= {str(file) for file in (self.plan() or {}).get("files", ())}
+        _unlink(os.path.join(self.out, manifests.FILE_NAME))
+        self._sync_directories(self.out)
+        for name in NEIGHBOURS:
+            _unlink(os.path.join(self.out, name))
+        for name in names:
+            if _SHARD.fullmatch(name) and os.sep not in name:
+                _unlink(os.path.join(self.out, name))
+                for suffix in BESIDE:
+                    _unlink(os.path.join(self.out, beside(name, suffix)))
+        for name in (_JOURNAL, _PLAN):
+            _unlink(os.path.join(self.path, name))
+        self._sync_directories(self.out, self.path)
+
+    def stem(self, file: str) -> str:
+        """Where a worker writes a shard: a name that no other run uses and no reader looks at."""
+        return os.path.join(self.path, f"{self._run}-{file.removesuffix('.tfrecord')}")
+
+    def check_shared(self, backend: str) -> None:
+        """Raise `UsageError` when a worker of a cluster does not see this directory."""
+        check_output(backend, os.path.abspath(self.path), self._run)
+
+    def under_way(self, files: Iterable[str]) -> list[str]:
+        """Those of `files` that this run has begun to write and not committed."""
+        with contextlib.suppress(OSError):
+            begun = {name.removesuffix(".shard").partition(OWN_MARK)[0] for name in os.listdir(self.path)}
+            return [file for file in files if os.path.basename(self.stem(file)) in begun]
+        return []
+
+    def written_bytes(self) -> int:
+        """Bytes of this run's unfinished shards, as they grow."""
+        sizes: dict[str, int] = {}
+        with contextlib.suppress(OSError), os.scandir(self.path) as entries:
+            for entry in entries:
+                if entry.name.startswith(self._run) and entry.name.endswith(".shard"):
+                    with contextlib.suppress(OSError):  # of two attempts at a shard the larger counts
+                        stem = entry.name.removesuffix(".shard").partition(OWN_MARK)[0]
+                        sizes[stem] = max(sizes.get(stem, 0), entry.stat().st_size)
+        return sum(sizes.values())
+
+    def commit(self, entries: Iterable[ShardEntry]) -> None:
+        """Give finished shards their names and note them in the journal."""
+        lines = []
+        try:
+            for entry in entries:
+                for suffix in BESIDE:
+                    syscalls.rename(self.stem(entry.file) + suffix, os.path.join(self.out, beside(entry.file, suffix)))
+                syscalls.rename(self.stem(entry.file) + ".shard", os.path.join(self.out, entry.file))
+                text = json.dumps(asdict(entry)).encode()
+                lines.append(Hash(text).hexdigest().encode() + b" " + text + b"\n")
+            self._sync_directories(self.out, os.path.join(self.out, manifests.INDEX_DIR))
+            handle = syscalls.open(os.path.join(self.path, _JOURNAL), syscalls.APPEND_FLAGS, 0o666)
+            try:
+                syscalls.write_all(handle, b"".join(lines))
+                if self._sync:
+                    syscalls.fsync(handle)
+            finally:
+                syscalls.close(handle)
+        except OSError as error:
+            raise OutputError.from_os("finish a shard in", self.out, error) from error
+
+    def finish(self, files: dict[str, bytes]) -> None:
+        """Write the files that complete the data set, the last one last of all, and remove this directory."""
+        try:
+            if files:
+                *others, (name, data) = files.items()
+                for other in NEIGHBOURS:
+                    if other not in files:
+                        _unlink(os.path.join(self.out, other))
+                for other, content in others:
+                    self._replace(other, content)
+                self._sync_directories(self.out)
+                self._replace(name, data)
+                self._sync_directories(self.out)
+            self._remove_all()
+        except OSError as error:
+            raise OutputError.from_os("finish", self.out, error) from error
+
+    def _replace(self, name: str, data: bytes) -> None:
+        temporary = os.path.join(self.path, f"{self._run}-{os.path.basename(name)}.file")
+        try:
+            syscalls.write_file(temporary, data, sync=self._sync)
+            syscalls.rename(temporary, os.path.join(self.out, name))
+        except OSError as error:
+            raise OutputError.from_os("write", os.path.join(self.out, name), error) from error
+
+    def _sync_directories(self, *paths: str) -> None:
+        if self._sync:
+            for path in paths:
+                syscalls.sync_directory(path)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        syscalls.unlink(path)
+
+
+def _take_lock(handle: int) -> bool:
+    """Whether the lock could be had. A file system without locks gives it to everyone: nothing depends on it."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
+    return True

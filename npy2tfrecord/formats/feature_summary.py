@@ -1,0 +1,67 @@
+"""Summing up what is planned for the manifest: shapes, how sizes vary, how many examples have which label."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from npy2tfrecord.formats.manifest import FeatureInfo, Histogram, LabelCounts
+
+MAX_HISTOGRAM_BINS = 256
+MAX_PLAIN_LABELS = 1000  # of a split that are counted; more integers are hardly classes
+
+
+def make_histogram(sizes: np.ndarray, counts: np.ndarray) -> Histogram:
+    """The histogram of distinct, ascending `sizes` that occur `counts` times.
+
+    With more than 256 distinct sizes, neighbours share a bin so that the bins hold about as many
+    arrays each: the boundaries are then quantiles, which is what choosing buckets needs.
+    """
+    if len(sizes) > MAX_HISTOGRAM_BINS:
+        total = np.cumsum(counts)
+        steps = total[-1] * np.arange(1, MAX_HISTOGRAM_BINS + 1) // MAX_HISTOGRAM_BINS
+        ends = np.unique(np.searchsorted(total, steps))
+        counts = np.diff(total[ends], prepend=0)
+        sizes = sizes[ends]
+    return Histogram(tuple(int(n) for n in sizes), tuple(int(n) for n in counts))
+
+
+def feature_info(
+    name: str,
+    dtype: str,
+    itemsize: int,
+    shapes: list[tuple[int, ...]],
+    counts: np.ndarray,
+    stats: Mapping[str, Any] | None = None,
+) -> FeatureInfo:
+    """Sum up a feature: `counts[i]` of its arrays have the i-th of the distinct `shapes`."""
+    rank = len(shapes[0])
+    axes = np.array(shapes, dtype=np.int64).reshape(len(shapes), rank)
+    histograms = []
+    for axis in range(rank):
+        distinct, inverse = np.unique(axes[:, axis], return_inverse=True)
+        per_size = np.zeros(len(distinct), dtype=np.int64)
+        np.add.at(per_size, inverse.reshape(-1), counts)
+        histograms.append(make_histogram(distinct, per_size) if len(distinct) > 1 else None)
+    smallest, largest = (tuple(int(n) for n in limit) for limit in (axes.min(axis=0), axes.max(axis=0)))
+    return FeatureInfo(
+        name=name,
+        dtype=dtype,
+        shape=tuple(a if a == b else None for a, b in zip(smallest, largest, strict=True)),
+        min_shape=smallest,
+        max_shape=largest,
+        histograms=tuple(histograms),
+        bytes=sum(math.prod(shape) * int(n) for shape, n in zip(shapes, counts, strict=True)) * itemsize,
+        stats=stats,
+    )
+
+
+def count_labels(labels: np.ndarray, *, named: bool) -> LabelCounts | None:
+    """How many have which label (int64); None for more than 1,000 integers without names."""
+    values, counts = np.unique(labels, return_counts=True)
+    if len(values) > MAX_PLAIN_LABELS and not named:
+        return None
+    return LabelCounts(tuple(values.tolist()), tuple(counts.tolist()))

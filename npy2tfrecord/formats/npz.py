@@ -1,0 +1,226 @@
+"""Members of `.npz` archives: where their bytes are, and reading them as a stream.
+
+The archive's directory is read by `zipfile`; nothing it claims is believed. A member must unpack to
+exactly the size and CRC-32 that the directory gives, and that size must be what its header says.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from dataclasses import dataclass
+
+from npy2tfrecord import syscalls
+from npy2tfrecord.errors import InputError, display
+from npy2tfrecord.formats.npy import FIRST_READ_BYTES, Header, check_size, header_size, parse_header
+
+_CHUNK_BYTES = 1 << 18
+_LOCAL_HEADER = struct.Struct("<4s22xHH")
+_ENCRYPTED = 0x1 | 0x40
+_PATCHED = 0x20
+_UTF_8 = 0x800
+_FAR = 2**62  # no file is larger
+_SHOWN = 10  # members, in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A member of an archive: `compressed` bytes at `offset` of the file, `size` when unpacked."""
+
+    name: str
+    offset: int
+    compressed: int
+    size: int
+    crc: int
+    deflated: bool
+
+
+class MemberStream:
+    """The unpacked bytes of a member, read forward; going back starts again."""
+
+    def __init__(self, handle: int, member: Member, where: bytes | str) -> None:
+        self._handle, self._member, self._where = handle, member, where
+        self._restart()
+
+    def _restart(self) -> None:
+        self._inflate = zlib.decompressobj(-15) if self._member.deflated else None
+        self._taken = 0  # of the compressed bytes
+        self._position = 0  # in the unpacked bytes
+        self._crc = 0
+        self._pending = b""
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Fill `view` from `offset` of the unpacked bytes; returns the bytes that were there."""
+        member = self._member
+        if self._inflate is None:
+            view = view[: max(0, member.size - offset)]
+            count = syscalls.read_into(self._handle, view, member.offset + offset)
+            if offset == self._position:  # all in order so far: the CRC can be told at the end
+                self._crc = zlib.crc32(view[:count], self._crc)
+                self._position += count
+                if self._position == member.size:
+                    self._check_crc()
+            return count
+        if offset < self._position:
+            self._restart()
+        while self._position < offset:
+            if not self._next(min(_CHUNK_BYTES, offset - self._position)):
+                return 0
+        done = 0
+        while done < len(view):
+            data = self._next(min(_CHUNK_BYTES, len(view) - done))
+            if not data:
+                break
+            view[done : done + len(data)] = data
+            done += len(data)
+        return done
+
+    def _next(self, limit: int) -> bytes:
+        """Up to `limit` more unpacked bytes; checks size and CRC when the end is reached."""
+        member, inflate = self._member, self._inflate
+        assert inflate is not None
+        data = b""
+        try:
+            while not data and not inflate.eof:
+                if not self._pending:
+                    ask = min(_CHUNK_BYTES, member.compressed - self._taken)
+                    self._pending = syscalls.pread(self._handle, ask, member.offset + self._taken) if ask else b""
+                    self._taken += len(self._pending)
+                    if not self._pending:
+                        raise InputError(self._where, "the compressed data ends too early", f"{member.size} bytes")
+                data = inflate.decompress(self._pending, limit)
+                self._pending = inflate.unconsumed_tail
+        except zlib.error as error:
+            raise InputError(self._where, f"damaged compressed data ({error})", "a whole archive") from None
+        self._crc = zlib.crc32(data, self._crc)
+        self._position += len(data)
+        if self._position > member.size:
+            raise InputError(self._where, "unpacks to more than the archive says", f"{member.size} bytes")
+        if self._position == member.size and data:
+            self._check_end()
+        return data
+
+    def _check_end(self) -> None:
+        inflate, member = self._inflate, self._member
+        assert inflate is not None
+        while not inflate.eof:
+            if not self._pending:
+                ask = min(_CHUNK_BYTES, member.compressed - self._taken)
+                self._pending = syscalls.pread(self._handle, ask, member.offset + self._taken) if ask else b""
+                self._taken += len(self._pending)
+                if not self._pending:
+                    raise InputError(self._where, "the compressed data does not end", "a whole archive")
+            try:
+                if inflate.decompress(self._pending, 1):
+                    raise InputError(self._where, "unpacks to more than the archive says", f"{member.size} bytes")
+            except zlib.error as error:
+                raise InputError(self._where, f"damaged compressed data ({error})", "a whole archive") from None
+            self._pending = inflate.unconsumed_tail
+        self._check_crc()
+
+    def _check_crc(self) -> None:
+        if self._crc != self._member.crc:
+            raise InputError(self._where, f"CRC-32 {self._crc:08x}", f"{self._member.crc:08x} (the archive is damaged)")
+
+
+def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member, Header]], os.stat_result]:
+    """The features an archive gives, each with its member and header, and the file's status.
+
+    These are all its members, or for `name` the one so called, or the only one there is: what nobody asked
+    for need not be an array. Raises `InputError`, `OSError`.
+    """
+    with syscalls.opened(path) as handle:
+        status = syscalls.fstat(handle)
+        start = syscalls.pread(handle, 6, 0)
+        if not start.startswith((b"PK\3\4", b"PK\5\6")):  # with anything before, NumPy takes it for a pickle
+            raise InputError(path, f"starts with {start!r}" if start else "the file is empty", "an .npz file (zip)")
+        try:
+            with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
+                infos = archive.infolist()
+        except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, EOFError, UnicodeError) as error:
+            raise InputError(path, f"a damaged archive ({error})", "an .npz file (zip)") from None
+        infos = [info for info in infos if not info.filename.endswith("/")]
+        if not infos:
+            raise InputError(path, "an archive with nothing in it", "at least one array")
+        for filename, count in Counter(info.filename for info in infos).items():
+            if count > 1:
+                raise InputError(path, f"{count} members named {display(filename)!r}", "one array a name")
+        found = []
+        for info in _chosen(infos, name, path):
+            member, header = _read_member(handle, info, path)
+            found.append((name or member.name, member, header))
+    return found, status
+
+
+def _chosen(infos: list[zipfile.ZipInfo], name: str | None, path: bytes) -> list[zipfile.ZipInfo]:
+    if name is None or len(infos) == 1:
+        return infos
+    chosen = [info for info in infos if info.filename == f"{name}.npy"]
+    if not chosen:
+        shown = ", ".join(display(info.filename.removesuffix(".npy")) for info in infos[:_SHOWN])
+        more = ", …" if len(infos) > _SHOWN else ""
+        raise InputError(path, f"members {shown}{more}", f"one named {name!r}, or a single one")
+    return chosen
+
+
+def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes) -> tuple[Member, Header]:
+    where = path + b"[" + info.filename.encode("utf-8", "surrogateescape") + b"]"
+    if info.flag_bits & _ENCRYPTED:
+        raise InputError(where, "an encrypted member", "an archive without a password")
+    if info.flag_bits & _PATCHED:
+        raise InputError(where, "a member of patch data", "whole members")
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise InputError(where, f"compression method {info.compress_type}", "stored or deflated members")
+    if not info.filename.endswith(".npy"):
+        raise InputError(where, "a member that is no .npy", "arrays only")
+    # zipfile corrects the place by what the end of the archive claims, so that it may be anything.
+    has_place = 0 <= info.header_offset < _FAR
+    local = syscalls.pread(handle, 30 + 4 * len(info.orig_filename), info.header_offset) if has_place else b""
+    if len(local) < 30 or local[:4] != b"PK\x03\x04":
+        raise InputError(where, "a damaged archive (no member where its directory says)", "an .npz file (zip)")
+    _, name_length, extra_length = _LOCAL_HEADER.unpack_from(local)
+    name = local[30 : 30 + name_length].decode("utf-8" if info.flag_bits & _UTF_8 else "cp437", "replace")
+    if name != info.orig_filename:
+        raise InputError(where, f"a damaged archive (the member calls itself {display(name)!r})", "an .npz file (zip)")
+    member = Member(
+        name=info.filename[: -len(".npy")],
+        offset=info.header_offset + 30 + name_length + extra_length,
+        compressed=info.compress_size,
+        size=info.file_size,
+        crc=info.CRC,
+        deflated=info.compress_type == zipfile.ZIP_DEFLATED,
+    )
+    if not member.deflated and member.compressed != member.size:
+        raise InputError(where, "a stored member whose sizes differ", "a whole archive")
+    raw = _start_of(handle, member, where, min(FIRST_READ_BYTES, member.size))
+    if member.size == 0:
+        raise InputError(where, "an empty member", "a .npy file")
+    size = header_size(raw, where)
+    if size > len(raw):
+        raw = _start_of(handle, member, where, min(size, member.size))
+    if size > len(raw):
+        raise InputError(where, f"the member ends inside its header, after {len(raw)} of {size} bytes", "a whole one")
+    header = parse_header(raw[:size], where)
+    check_size(header, member.size, where)
+    return member, header
+
+
+def _start_of(handle: int, member: Member, where: bytes, size: int) -> bytes:
+    start = bytearray(size)
+    return bytes(start[: MemberStream(handle, member, where).read_into(memoryview(start), 0)])
+
+
+def check_whole(path: bytes, member: Member, where: bytes | str) -> None:
+    """Unpack a member once, front to back. Raises `InputError` unless its size and CRC are right."""
+    chunk = memoryview(bytearray(_CHUNK_BYTES))
+    with syscalls.opened(path) as handle:
+        stream = MemberStream(handle, member, where)
+        position = 0
+        while position < member.size:
+            count = stream.read_into(chunk[: min(_CHUNK_BYTES, member.size - position)], position)
+            if not count:
+                raise InputError(where, f"the member ends after {position} bytes", f"{member.size} bytes")
+            position += count

@@ -1,0 +1,199 @@
+"""Reading the values of a source: little-endian, in C order, a bounded piece at a time."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from npy2tfrecord import syscalls
+from npy2tfrecord.errors import InputError, UnstableError
+from npy2tfrecord.formats.npy import Header
+from npy2tfrecord.formats.npz import Member, MemberStream
+from npy2tfrecord.sources.cast import Cast, overflow
+from npy2tfrecord.sources.table import stamp, unreadable
+
+BLOCK_BYTES = 16 * 2**20  # of a Fortran-ordered array that are turned at once
+_ROWS_AT_ONCE = 512  # buffers of one call; systems take 1,024
+_RUN_BYTES = 4096  # runs of a column that are worth a read of their own
+_CAST_BYTES = 2**20  # values that are cast at once
+
+
+def changed(where: bytes) -> InputError:
+    return UnstableError(where, "the file has changed since it was scanned", "files that stay as they are; run again")
+
+
+class ArrayReader:
+    """An open source. `read` gives any piece of its values, as they are to be written.
+
+    Memory: nothing beyond a piece for arrays in C order. For Fortran order, three times
+    max(`BLOCK_BYTES`, one index of the first axis), or the array where that is less.
+    """
+
+    def __init__(self, path: bytes, header: Header, cast: Cast, stamped: int, member: Member | None = None) -> None:
+        self.path = path
+        self.where = path if member is None else path + b"[" + os.fsencode(member.name) + b"]"
+        self._header = header
+        self._cast = None if cast.is_exact else cast
+        self._stamp = stamped
+        self._is_direct = cast.is_exact and header.is_plain and member is None
+        self._block: tuple[int, np.ndarray] | None = None  # first row, rows in C order
+        try:
+            self._handle = syscalls.open(path, syscalls.READ_FLAGS)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        try:
+            self._member = None if member is None else MemberStream(self._handle, member, self.where)
+            start = bytearray(len(header.raw))
+            self._read_raw(memoryview(start), -len(start))
+            if start != header.raw:
+                raise changed(path)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._handle >= 0:
+            syscalls.close(self._handle)
+            self._handle = -1
+
+    def finish(self) -> None:
+        """Close, having made sure that the file did not change while it was read."""
+        try:
+            now = syscalls.fstat(self._handle)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        finally:
+            self.close()
+        if stamp(now) != self._stamp:
+            raise changed(self.path)
+
+    def read(self, view: memoryview, start: int, rest: int = 0) -> None:
+        """Fill `view` with the bytes from `start` of the values as they are written.
+
+        Raises `InputError` that counts the values which do not fit, those in the `rest` bytes behind included.
+        """
+        if self._cast is None:
+            self._read_values(view, start)
+            return
+        cast = self._cast
+        wide, narrow = cast.source_itemsize, cast.itemsize
+        out = np.frombuffer(view, dtype=cast.out_dtype)
+        first = start // narrow
+        step = _CAST_BYTES // wide
+        scratch = bytearray(min(len(out), step) * wide)
+        bad = 0
+        for i in range(0, len(out), step):
+            piece = out[i : i + step]
+            raw = memoryview(scratch)[: len(piece) * wide]
+            self._read_values(raw, (first + i) * wide)
+            bad += cast.apply(np.frombuffer(raw, dtype=self._native_dtype()), piece)
+        if bad:
+            raise overflow(self.where, bad + self._count_misfits(first + len(out), rest // narrow, cast), cast)
+
+    def read_rows(self, views: list[memoryview], rows: np.ndarray) -> Iterable[int]:
+        """Fill each view with a row, those that follow each other in one call; `rows`, int64, ascend.
+
+        Returns the views that were not filled, by number: `read` can, or tells why not.
+        """
+        if not self._is_direct or syscalls.preadv is None:
+            return range(len(views))
+        preadv, handle, begin, size = syscalls.preadv, self._handle, self._header.data_offset, len(views[0])
+        missed: list[int] = []
+        first = 0
+        offsets = (begin + rows * size).tolist()
+        for end in [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(views)]:
+            while first < end:
+                last = min(end, first + _ROWS_AT_ONCE)
+                try:
+                    count = preadv(handle, views[first:last], offsets[first])
+                except OSError:
+                    count = -1
+                if count != size * (last - first):
+                    missed += range(first, last)
+                first = last
+        return missed
+
+    def _count_misfits(self, first: int, count: int, cast: Cast) -> int:
+        bad, step = 0, _CAST_BYTES // cast.source_itemsize
+        for i in range(first, first + count, step):
+            raw = memoryview(bytearray(min(step, first + count - i) * cast.source_itemsize))
+            self._read_values(raw, i * cast.source_itemsize)
+            values = np.frombuffer(raw, dtype=self._native_dtype())
+            bad += cast.apply(values, np.empty(len(values), dtype=cast.out_dtype))
+        return bad
+
+    def _native_dtype(self) -> np.dtype:
+        return self._header.dtype.newbyteorder("<")
+
+    def _read_values(self, view: memoryview, start: int) -> None:
+        """Fill `view` from `start` of the values in C order, little-endian, not cast."""
+        if not self._header.is_c_order:
+            self._read_turned(view, start)
+        else:
+            self._read_raw(view, start)
+        if not self._header.is_little_endian:
+            part = self._header.dtype.itemsize // (2 if self._header.dtype.kind == "c" else 1)
+            np.frombuffer(view, dtype=f"u{part}").byteswap(inplace=True)
+
+    def _read_raw(self, view: memoryview, start: int) -> None:
+        """Fill `view` from `start` of the data as it is in the file."""
+        offset = len(self._header.raw) + start
+        try:
+            if self._member is not None:
+                count = self._member.read_into(view, offset)
+            else:
+                count = syscalls.read_into(self._handle, view, offset)
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        if count != len(view):
+            raise InputError(self.where, f"ends after {offset + count} bytes", f"{self._header.file_size} bytes")
+
+    # Fortran order: the file holds, for every index of the other axes, a column: all of axis 0.
+
+    def _read_turned(self, view: memoryview, start: int) -> None:
+        shape, itemsize = self._header.shape, self._header.dtype.itemsize
+        row_bytes = math.prod(shape[1:]) * itemsize
+        done = 0
+        while done < len(view):
+            row, skip = divmod(start + done, row_bytes)
+            first, block = self._rows_from(row)
+            flat = block.reshape(-1).view(np.uint8)
+            begin = (row - first) * row_bytes + skip
+            piece = flat[begin : begin + len(view) - done]
+            np.frombuffer(view, dtype=np.uint8)[done : done + len(piece)] = piece
+            done += len(piece)
+
+    def _rows_from(self, row: int) -> tuple[int, np.ndarray]:
+        """The block of rows that holds `row`, read if it is not the last one read."""
+        if self._block is not None and self._block[0] <= row < self._block[0] + len(self._block[1]):
+            return self._block
+        shape, dtype = self._header.shape, np.dtype(f"V{self._header.dtype.itemsize}")
+        row_bytes = math.prod(shape[1:]) * dtype.itemsize
+        rows = max(1, BLOCK_BYTES // row_bytes)
+        first = row // rows * rows
+        rows = min(rows, shape[0] - first)
+        self._block = None
+        columns = math.prod(shape[1:])
+        turned = np.empty((columns, rows), dtype=dtype)  # of the file's order, these rows only
+        run, column = rows * dtype.itemsize, shape[0] * dtype.itemsize
+        if rows == shape[0] or run >= _RUN_BYTES or column > BLOCK_BYTES:
+            view = turned.view(np.uint8).reshape(-1).data
+            if rows == shape[0]:
+                self._read_raw(view, 0)
+            else:
+                for i in range(columns):
+                    self._read_raw(view[i * run : (i + 1) * run], i * column + first * dtype.itemsize)
+        else:
+            step = max(1, BLOCK_BYTES // column)
+            piece = np.empty((min(step, columns), shape[0]), dtype=dtype)
+            for i in range(0, columns, step):
+                part = piece[: min(step, columns - i)]
+                self._read_raw(part.view(np.uint8).reshape(-1).data, i * column)
+                turned[i : i + len(part)] = part[:, first : first + rows]
+        # Axes 1 and up are reversed in the file; axis 0 is its last.
+        block = turned.reshape((*reversed(shape[1:]), rows)).transpose()
+        self._block = first, np.ascontiguousarray(block)
+        return self._block

@@ -1,0 +1,71 @@
+"""Where a shard's bytes go: hashed, counted and, if asked for, compressed as a whole.
+
+TensorFlow reads gzip and zlib streams. ISA-L writes both several times faster than zlib and is used
+where the `isal` package is installed; the records inside are the same.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import Any
+
+from npy2tfrecord import syscalls
+from npy2tfrecord.formats.manifest import Hash
+
+_GZIP_BITS, _ZLIB_BITS = 31, 15
+_LEVEL = 1
+_READ_BYTES = 2**20
+
+
+def _compressor(compression: str) -> Any:
+    bits = _GZIP_BITS if compression == "gzip" else _ZLIB_BITS
+    try:
+        from isal import isal_zlib
+
+        return isal_zlib.compressobj(level=_LEVEL, wbits=bits)
+    except ImportError:
+        return zlib.compressobj(level=_LEVEL, wbits=bits)
+
+
+class Compressor:
+    """Takes a shard's bytes in order and writes them to an open file."""
+
+    def __init__(self, handle: int, compression: str) -> None:
+        self._handle = handle
+        self._deflate = None if compression == "none" else _compressor(compression)
+        self._hash = Hash()
+        self.size = 0
+
+    def write(self, data: memoryview) -> None:
+        if self._deflate is not None:
+            data = memoryview(self._deflate.compress(data))
+        self._write(data)
+
+    def finish(self) -> None:
+        if self._deflate is not None:
+            self._write(memoryview(self._deflate.flush()))
+
+    def _write(self, data: memoryview) -> None:
+        if data:
+            self._hash.update(data)
+            self.size += len(data)
+            syscalls.write_all(self._handle, data)
+
+    @property
+    def hash(self) -> str:
+        return str(self._hash.hexdigest())
+
+
+def hash_file(path: str) -> str:
+    """The hash of a file's content, from the disk: the system is asked to forget its own copy first."""
+    seen = Hash()
+    with syscalls.opened(path) as handle:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+        buffer = memoryview(bytearray(_READ_BYTES))
+        position = 0
+        while count := syscalls.read_into(handle, buffer, position):
+            seen.update(buffer[:count])
+            position += count
+    return str(seen.hexdigest())

@@ -1,0 +1,296 @@
+"""From a first stage to the dataset that is returned: everything `load_dataset` and `load_npy` have in common.
+
+A first stage delivers elements (a record's bytes, or a source's) in parts; `strategy` says which
+way they take from there. Nothing here runs Python for an element.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from readers import splits
+from readers.options import ReadOptions
+from readers.outputs import LENGTH
+from readers.pipeline.buckets import choose_buckets
+from readers.pipeline.decoding import SHAPE, Decoder, decode, decode_one, lengths
+from readers.pipeline.order import Order
+from readers.pipeline.padding import pad_batches
+from readers.pipeline.strategy import SORTED_BATCHES, Kind, Strategy
+from readers.splits import Part
+
+Structure = Any
+Block = Any  # a tensor of n records, or a dict of tensors of n sources
+Columns = Mapping[str, tf.Tensor]
+
+
+class FirstStage(Protocol):
+    """Where examples come from."""
+
+    parts: tuple[Part, ...]
+
+    def read(self, part: tf.Tensor) -> tf.data.Dataset: ...
+
+    def columns(self, records: Block) -> dict[str, tf.Tensor]: ...
+
+    def shapes(self, records: Block) -> dict[str, tf.Tensor]: ...
+
+    def order(self, lanes: Sequence[Sequence[Part]]) -> Order | None: ...
+
+
+MakeStage = Callable[[Sequence[Part]], FirstStage]
+Then = Callable[[FirstStage, Block], tuple[Structure, Columns]]  # what is made of a block, and its columns, with `key`
+
+
+class Builder:
+    """Builds one dataset. `outputs` maps what the caller sees to columns; `wrap` makes the caller's structure."""
+
+    def __init__(
+        self,
+        make_stage: MakeStage,
+        parts: Sequence[Part],
+        decoders: Sequence[Decoder],
+        outputs: Mapping[str, str],
+        options: ReadOptions,
+        strategy: Strategy,
+    ) -> None:
+        self.make_stage = make_stage
+        self.parts = parts
+        self.decoders = {decoder.info.name: decoder for decoder in decoders}
+        self.outputs = outputs
+        self.options = options
+        self.strategy = strategy
+        self.examples = sum(part.count for part in parts)
+
+    def build(self) -> tf.data.Dataset:
+        options, kind = self.options, self.strategy.kind
+        if kind is Kind.BATCHES:
+            dataset = self._cached(self._lanes(options.batch_size, options.drop_remainder, self._decode_block))
+        elif kind is Kind.STREAM:
+            dataset = self._stream()
+        else:
+            dataset = self._examples()
+        dataset = self._with_cardinality(dataset)
+        if options.repeat is not False:
+            dataset = dataset.repeat(None if options.repeat is True else options.repeat)
+        if self.strategy.prefetch:
+            dataset = dataset.prefetch(self.strategy.prefetch)
+        return dataset.with_options(self._tf_options())
+
+    # --- from parts to elements ------------------------------------------------------------------
+
+    def _lanes(self, block: Any, drop_remainder: bool, then: Then) -> tf.data.Dataset:
+        """Blocks of records from several lanes at a time, in one fixed order, each handed to `then` in its lane."""
+        examples = self.examples - self.examples % block if drop_remainder else self.examples
+        parts = splits.narrow(self.parts, 0, examples)
+        lanes = splits.lanes(parts, block, self.strategy.lanes, seekable=self.strategy.seekable)
+        stage = self.make_stage([part for lane in lanes for part in lane])
+        order = stage.order(lanes)
+        one_part_each = all(len(lane) == 1 for lane in lanes)
+        bounds = tf.constant(np.array([*pairwise([0, *accumulate(map(len, lanes))])], np.int64).reshape(-1, 2))
+
+        def read_lane(lane: tf.Tensor) -> tf.data.Dataset:
+            if one_part_each:  # functions within functions are what the start of an epoch costs
+                records = stage.read(lane)
+            else:
+                first, last = tf.unstack(tf.gather(bounds, lane), 2)
+                records = tf.data.Dataset.range(first, last).flat_map(_plain(stage.read))
+            return _each(records.batch(block, drop_remainder=drop_remainder), stage, then, order, lane)
+
+        return self._interleave(tf.data.Dataset.range(len(lanes)), read_lane)
+
+    def _blocks(self, then: Then) -> tf.data.Dataset:
+        """Blocks of records; where things are shuffled, from parts in a new order every epoch."""
+        strategy, options = self.strategy, self.options
+        if not options.shuffle:
+            return self._lanes(strategy.block, False, then)
+        stage = self.make_stage(splits.split_up(self.parts, strategy.pieces))
+        count = len(stage.parts)
+        order = stage.order([(part,) for part in stage.parts])
+
+        def read_part(part: tf.Tensor) -> tf.data.Dataset:
+            return _each(stage.read(part).batch(strategy.block), stage, then, order, part)
+
+        parts = tf.data.Dataset.range(count)
+        if count > 1:
+            parts = parts.shuffle(count, seed=options.seed, reshuffle_each_iteration=True)
+        return self._interleave(parts, read_part)
+
+    def _interleave(self, dataset: tf.data.Dataset, read: Callable[..., tf.data.Dataset]) -> tf.data.Dataset:
+        if self.strategy.lanes == 1 and self.strategy.shuffle:
+            return dataset.flat_map(_plain(read))  # nothing is read ahead: what is to be shuffled is large enough
+        return dataset.interleave(
+            _plain(read),
+            cycle_length=self.strategy.lanes,
+            block_length=1,
+            num_parallel_calls=min(self.strategy.parallel, self.strategy.lanes),
+            deterministic=self.options.is_deterministic,
+        )
+
+    def _elements(self, then: Then | None = None) -> tf.data.Dataset:
+        """Single records, shuffled."""
+        dataset = self._cached(self._blocks(then or _as_it_is)).unbatch()
+        if self.strategy.shuffle:
+            dataset = dataset.shuffle(self.strategy.shuffle, seed=self.options.seed, reshuffle_each_iteration=True)
+        return dataset
+
+    def _stream(self) -> tf.data.Dataset:
+        options = self.options
+        if options.buckets is not None:
+            dataset = self._bucketed()
+        else:
+            dataset = self._elements().batch(options.batch_size, drop_remainder=options.drop_remainder)
+        stage = self.make_stage(self.parts[:1])
+        return self._map(dataset, lambda block: self._decode_block(stage, block)[0])
+
+    def _bucketed(self) -> tf.data.Dataset:
+        """Batches of records of similar length; which bucket each is of is found for a block at once.
+
+        A bucket collects several batches and sorts them by length, which does as much as several times the buckets.
+        """
+        chosen = choose_buckets([decoder.info for decoder in self.decoders.values()], self.options)
+        uppers = tf.constant(chosen.uppers, tf.int64)
+        sizes = tf.constant(chosen.batch_sizes, tf.int64)
+        drop = self.options.drop_remainder
+        varying = {
+            name: [axis for axis, size in enumerate(decoder.info.shape) if size is None]
+            for name, decoder in self.decoders.items()
+            if decoder.needs_shape
+        }
+
+        def number(stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
+            shapes = stage.shapes(block)
+            axes = [tf.gather(shapes[name + SHAPE], which, axis=1) for name, which in varying.items()]
+            length = tf.reduce_max(tf.concat(axes, 1), axis=1)
+            return (block, length, tf.searchsorted(uppers[:-1], length, out_type=tf.int64)), shapes
+
+        def sort(records: Block, length: tf.Tensor) -> Block:
+            order = tf.argsort(length, stable=True)
+            return tf.nest.map_structure(lambda column: tf.gather(column, order), records)
+
+        def batch(bucket: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:
+            records = window.map(_plain(lambda record, length, _: (record, length)))
+            records = records.batch(SORTED_BATCHES * sizes[bucket]).map(_plain(sort)).unbatch()
+            batches = records.batch(sizes[bucket], drop_remainder=drop)
+            if not self.options.shuffle:
+                return batches
+            # Not always the short ones first.
+            return batches.shuffle(SORTED_BATCHES, seed=self.options.seed, reshuffle_each_iteration=False)
+
+        return self._elements(number).group_by_window(
+            key_func=_plain(lambda _, length, bucket: bucket),
+            reduce_func=_plain(batch),
+            window_size_func=_plain(lambda bucket: SORTED_BATCHES * sizes[bucket]),
+        )
+
+    def _examples(self) -> tf.data.Dataset:
+        options = self.options
+        if self.strategy.decode_blocks:
+            dataset = self._cached(self._blocks(self._decode_block)).unbatch()
+        elif self.strategy.block == 1 and not options.shuffle:
+            dataset = self._cached(self._lanes(1, False, self._decode_single))
+        else:
+            stage = self.make_stage(self.parts[:1])
+            dataset = self._map(self._elements(), lambda record: self._decode_one(stage, record))
+        if options.map_fn is not None:
+            dataset = dataset.map(
+                options.map_fn,
+                num_parallel_calls=self.strategy.parallel,
+                deterministic=options.is_deterministic,
+            )
+        if options.batch_size is None:
+            return dataset
+        by_output = {name: self.decoders[column] for name, column in self.outputs.items() if column in self.decoders}
+        return pad_batches(dataset, by_output, options)
+
+    def _map(self, dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
+        return dataset.map(
+            _plain(function),
+            num_parallel_calls=self.strategy.parallel,
+            deterministic=self.options.is_deterministic,
+        )
+
+    # --- from blocks to what the caller sees -----------------------------------------------------
+
+    def _decode_block(self, stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
+        columns = stage.columns(block)
+        return self._structure(columns, decode), columns
+
+    def _decode_one(self, stage: FirstStage, record: Block) -> Structure:
+        return self._decode_single(stage, tf.nest.map_structure(lambda value: value[tf.newaxis], record))[0]
+
+    def _decode_single(self, stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
+        """The example that a block of one holds."""
+        columns = stage.columns(block)
+        return self._structure(columns, decode_one, lambda value: value[0]), columns
+
+    def _structure(
+        self,
+        columns: Mapping[str, tf.Tensor],
+        decode: Callable[..., Any],
+        pick: Callable[[tf.Tensor], tf.Tensor] = lambda value: value,
+    ) -> Structure:
+        values = {}
+        for name, column in self.outputs.items():
+            if column in self.decoders:
+                values[name] = decode(self.decoders[column], columns)
+            elif column.endswith(LENGTH):
+                values[name] = pick(lengths(self.decoders[column.removesuffix(LENGTH)], columns))
+            else:
+                values[name] = pick(columns[column])
+        features = self.options.features
+        if isinstance(features, str):
+            return values[features]
+        return tuple(values[name] for name in features) if isinstance(features, tuple) else values
+
+    # --- around it -------------------------------------------------------------------------------
+
+    def _cached(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        if not self.options.cache:
+            return dataset
+        return dataset.cache("" if self.options.cache is True else self.options.cache)
+
+    def _with_cardinality(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        options = self.options
+        if options.buckets is not None:
+            return dataset  # how many batches the buckets make shows only as they fill
+        count = self.examples
+        if isinstance(options.batch_size, int):
+            count = count // options.batch_size if options.drop_remainder else -(-count // options.batch_size)
+        return dataset.apply(tf.data.experimental.assert_cardinality(count))
+
+    def _tf_options(self) -> tf.data.Options:
+        options = tf.data.Options()
+        options.deterministic = self.options.is_deterministic
+        # The numbers are chosen already; measuring every element costs a quarter of the speed.
+        options.autotune.enabled = False
+        policy = tf.data.experimental.AutoShardPolicy
+        options.experimental_distribute.auto_shard_policy = policy.DATA if self.options.worker is None else policy.OFF
+        return options
+
+
+def _as_it_is(stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
+    return block, stage.shapes(block)
+
+
+def _each(
+    blocks: tf.data.Dataset, stage: FirstStage, then: Then, order: Order | None, lane: tf.Tensor
+) -> tf.data.Dataset:
+    """What `then` makes of each block of a lane; of shards, their order is checked."""
+    if order is None:
+        return blocks.map(_plain(lambda block: then(stage, block)[0]))
+
+    def step(block: Block) -> tuple[Structure, tf.Tensor]:
+        element, columns = then(stage, block)
+        return element, columns["key"]
+
+    return order.check(blocks, lane, step)
+
+
+def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of ours as it is: AutoGraph has nothing to convert in it, and takes long to find that out."""
+    return tf.autograph.experimental.do_not_convert(function)  # type: ignore[no-any-return]

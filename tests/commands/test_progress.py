@@ -1,0 +1,131 @@
+"""Progress tells the truth: of new bytes, through a resume."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import threading
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pytest
+from converted import save
+
+import npy2tfrecord
+from npy2tfrecord.commands import progress
+from npy2tfrecord.conversion.converter import Progress
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(progress, "time", made)
+    return made
+
+
+def test_lines_count_the_rate_of_new_bytes_only(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.shown_progress("json", quiet=False) as show:
+        assert show is not None
+        clock.now += 20  # of scanning
+        for done, shards in ((600, 6), (700, 7), (900, 9), (1000, 10)):
+            show(Progress(done, 1000, shards, 10))
+            clock.now += 2
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["bytes_per_second"] for line in lines] == [0, 50, 75, round(400 / 6)]
+    assert [line["seconds_left"] for line in lines] == [None, 6.0, 1.3, 0.0]
+    assert [line["shards_done"] for line in lines] == [6, 7, 9, 10]
+    assert [line["seconds"] for line in lines] == [20.0, 22.0, 24.0, 26.0]
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        raise OSError
+
+
+def test_bar_starts_at_what_is_done_and_its_rate_counts_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with progress.shown_progress("auto", quiet=False) as show:
+        assert show is not None
+        show(Progress(900_000, 1_000_000, 9, 10))
+        bar = show.__self__._bar  # type: ignore[attr-defined]
+        bar.start_t -= 10  # ten seconds ago
+        show(Progress(950_000, 1_000_000, 9, 10))
+        assert bar.format_dict["initial"] == 900_000
+        text = str(bar)
+    assert "95%" in text
+    assert "9/10 shards" in text
+    assert "5.00kB/s" in text
+    assert "00:10<00:10" in text
+
+
+def test_files_are_counted_before_bytes_are_known(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.shown_progress("json", quiet=False) as show:
+        assert show is not None
+        for scanned in (0, 100, 200):
+            show(Progress(0, 0, 0, 0, 300, scanned))
+            show(Progress(0, 0, 0, 0, 300, scanned))  # told more often than once a second
+            clock.now += 2
+        show(Progress(0, 1000, 0, 10, 300, 300))
+        clock.now += 2
+        show(Progress(500, 1000, 5, 10, 300, 300))
+    lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["files_scanned"] for line in lines] == [0, 100, 200, 300, 300]
+    assert [line["bytes_total"] for line in lines] == [0, 0, 0, 1000, 1000]
+    assert [line["seconds_left"] for line in lines] == [None, None, None, None, 2.0]
+
+
+def test_a_terminal_shows_a_count_of_files_and_then_the_bar(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    threads = threading.active_count()
+    with progress.shown_progress("auto", quiet=False) as show:
+        assert show is not None
+        show(Progress(0, 0, 0, 0, 5000, 3000))
+        clock.now += 1
+        show(Progress(0, 0, 0, 0, 9000, 7000))
+        assert "scanning: 7.00k files" in terminal.getvalue()
+        assert "9000 found" in terminal.getvalue()
+        show(Progress(250, 1000, 1, 4, 9000, 9000))
+        assert threading.active_count() == threads  # with one more, workers could not be forks
+    assert "25%" in terminal.getvalue()
+
+
+def test_bar_for_callers_is_the_one_that_tqdm_chooses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Widget:
+        """As tqdm's in a notebook, which it gives where there is one."""
+
+        made: ClassVar[list[Widget]] = []
+
+        def __init__(self, **settings: Any) -> None:
+            self.total, self.n, self.is_closed = settings.get("total"), 0, False
+            assert settings["ncols"] is None, "a notebook knows its width"
+            Widget.made.append(self)
+
+        def set_postfix_str(self, text: str, refresh: bool) -> None: ...
+
+        def refresh(self) -> None: ...
+
+        def close(self) -> None:
+            self.is_closed = True
+
+    monkeypatch.setattr("tqdm.auto.tqdm", Widget)
+    save(tmp_path / "in", {f"{i}": np.zeros(100) for i in range(20)})
+    with npy2tfrecord.progress_bar() as show:
+        made = npy2tfrecord.convert(tmp_path / "in", tmp_path / "out", progress=show)
+    assert Widget.made[-1].total == Widget.made[-1].n == made.total_bytes
+    assert all(widget.is_closed for widget in Widget.made)

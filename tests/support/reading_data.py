@@ -1,0 +1,121 @@
+"""Data sets for the tests of the readers, written record by record with the format's own modules."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from crc32c import crc32c
+
+from npy2tfrecord.formats import example, feature_summary, keysums, manifest, tfrecord
+
+Arrays = Sequence[np.ndarray]
+
+
+def record(key: str, arrays: Mapping[str, np.ndarray], label: int | None = None) -> bytes:
+    """One example as a TFRecord."""
+    values = {name: np.asarray(array) for name, array in arrays.items()}
+    layout = example.Layout.of(tuple((n, a.dtype.name, a.shape, a.nbytes) for n, a in values.items()))
+    entry = example.label_entry(label)
+    data = layout.before_key(len(key.encode()), len(entry)) + key.encode() + entry + layout.after_label
+    for i, array in enumerate(values.values()):
+        data += (layout.payload_heads[i] if i else b"") + array.astype(array.dtype.newbyteorder("<")).tobytes("C")
+    return tfrecord.head(len(data)) + data + tfrecord.foot(crc32c(data))
+
+
+def write_dataset(
+    out: Path,
+    features: Mapping[str, Arrays] | Arrays,
+    *,
+    shards: int = 3,
+    splits: Mapping[str, int] | None = None,
+    labels: Sequence[int] | None = None,
+    classes: Sequence[str] = (),
+    compression: str = "none",
+    stats: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Path:
+    """A data set of these arrays with keys `k/00000`…; `splits` says how many examples each split has."""
+    named = features if isinstance(features, Mapping) else {"array": features}
+    count = len(next(iter(named.values())))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "index").mkdir(exist_ok=True)
+    position = 0
+    written: dict[str, tuple[manifest.ShardInfo, ...]] = {}
+    for split, size in (splits or {"train": count}).items():
+        pieces = min(shards, size)
+        infos = []
+        for shard in range(pieces):
+            file = manifest.shard_name(split, shard, pieces)
+            first, last = position + size * shard // pieces, position + size * (shard + 1) // pieces
+            records = [
+                record(key_of(i), {n: a[i] for n, a in named.items()}, labels[i] if labels is not None else None)
+                for i in range(first, last)
+            ]
+            keys = [key_of(i).encode() for i in range(first, last)]
+            infos.append(_write_shard(out, file, records, keys, compression))
+        position += size
+        written[split] = tuple(infos)
+    made = manifest.Manifest(
+        features=tuple(_info(n, a, (stats or {}).get(n)) for n, a in named.items()),
+        splits=written,
+        labels=tuple(classes) if labels is not None else None,
+        compression=compression,
+        options=options or {},
+    )
+    (out / manifest.FILE_NAME).write_bytes(made.encode())
+    return out
+
+
+def key_of(i: int) -> str:
+    return f"k/{i:05d}"
+
+
+def _write_shard(out: Path, file: str, records: list[bytes], keys: list[bytes], compression: str) -> manifest.ShardInfo:
+    offset, lines = 0, []
+    for data in records:
+        lines.append(f"{offset} {len(data)}\n")
+        offset += len(data)
+    pack = {"none": bytes, "gzip": gzip.compress, "zlib": zlib.compress}[compression]
+    content = pack(b"".join(records))
+    (out / file).write_bytes(content)
+    (out / manifest.index_name(file)).write_text("".join(lines))
+    known = keysums.residues(keys)
+    (out / manifest.keys_name(file)).write_bytes(known.tobytes())
+    digest = manifest.Hash(content).hexdigest()
+    return manifest.ShardInfo(file, len(records), len(content), digest, keysums.key_sums(known))
+
+
+def _info(name: str, arrays: Arrays, stats: Mapping[str, Any] | None) -> manifest.FeatureInfo:
+    shapes: dict[tuple[int, ...], int] = {}
+    for array in arrays:
+        shapes[np.shape(array)] = shapes.get(np.shape(array), 0) + 1
+    dtype = np.asarray(arrays[0]).dtype
+    counts = np.array(list(shapes.values()))
+    return feature_summary.feature_info(
+        name=name, dtype=dtype.name, itemsize=dtype.itemsize, shapes=list(shapes), counts=counts, stats=stats
+    )
+
+
+def random_array(rng: np.random.Generator, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:
+    """Any bit pattern at all (valid ones of bool)."""
+    dtype = np.dtype(dtype)
+    if dtype.kind == "b":
+        return rng.integers(0, 2, shape).astype(bool)
+    size = int(np.prod(shape)) * dtype.itemsize
+    return np.frombuffer(rng.bytes(size), dtype=dtype).reshape(shape)
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    a, b = (np.asarray(x.numpy() if hasattr(x, "numpy") else x) for x in (a, b))
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def number_of(key: Any) -> int:
+    """The `i` that a key was made from."""
+    return int(os.fsdecode(key if isinstance(key, bytes) else key.numpy()).removeprefix("k/"))
