@@ -17,10 +17,9 @@ from npy2tfrecord.conversion.omission import LEFT_OUT, left_out, record, recorde
 from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, UnstableError, display
 from npy2tfrecord.formats import manifest as manifests
-from npy2tfrecord.formats.keysums import ITEM_BYTES
-from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
+from npy2tfrecord.formats.manifest import FeatureInfo, Hash, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
 from npy2tfrecord.formats.npy import dtype_from_name
-from npy2tfrecord.formats.shard import is_whole
+from npy2tfrecord.formats.shard import encode_keys, is_whole
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Options, Sources, anchored, parse_sources
@@ -133,7 +132,7 @@ class Conversion:
         if dry_run:
             sizes = planned.shard_sizes()
             entries = {
-                file: ShardEntry(file, count, sizes[file], "0" * 32, None, "")
+                file: ShardEntry(ShardInfo(file, count, sizes[file], "0" * 32, ""), "")
                 for file, count in _shard_counts(planned).items()
             }
             return self._manifest(planned, entries, identity)
@@ -221,11 +220,9 @@ class Conversion:
         lost = []
         for shard in manifest.shards:
             try:
-                expected = {shard.file: shard.bytes, manifests.index_name(shard.file): None}
-                if shard.keys is not None:
-                    expected[manifests.keys_name(shard.file)] = ITEM_BYTES * shard.examples
-                sizes = {name: os.stat(os.path.join(self.workspace.out, name)).st_size for name in expected}
-                if any(size not in (None, sizes[name]) for name, size in expected.items()):
+                names = shard.file, *(manifests.beside(shard.file, suffix) for suffix in manifests.BESIDE)
+                size, *_ = (os.stat(os.path.join(self.workspace.out, name)).st_size for name in names)
+                if size != shard.bytes:
                     lost.append(shard.file)
             except OSError:
                 lost.append(shard.file)
@@ -235,14 +232,16 @@ class Conversion:
         """The shards of an earlier run that are whole, by size and content, and whose sources have not changed."""
         entries = self.workspace.entries()
         if earlier is not None:
-            entries = {s.file: ShardEntry(s.file, s.examples, s.bytes, s.hash, s.keys, "") for s in earlier.shards}
-        stamps = {spec.file: spec.sources_hash for spec in planned.shards(set(entries))} if entries else {}
-        candidates = [
-            (self.workspace.out, ShardInfo(e.file, e.examples, e.bytes, e.hash, e.keys), self.options.compression)
-            for e in entries.values()
-            if e.file not in damaged and e.file in stamps and e.sources_hash in ("", stamps[e.file])
-        ]
-        size = sum(shard.bytes for _, shard, _ in candidates)
+            entries = {shard.file: ShardEntry(shard, "") for shard in earlier.shards}
+        candidates = []
+        for spec in planned.shards(set(entries) - damaged):
+            entry = entries[spec.file]
+            if entry.sources_hash in ("", spec.sources_hash):
+                missing = {i for i, _ in entry.left_out}
+                keys = [key for i, key in enumerate(spec.record_keys) if i not in missing]
+                keys_hash = Hash(encode_keys(keys)).hexdigest() if len(keys) == entry.examples else None
+                candidates.append((self.workspace.out, entry.shard, self.options.compression, keys_hash))
+        size = sum(shard.bytes for _, shard, _, _ in candidates)
         whole = pool.run(is_whole, candidates, jobs=self._jobs(size, len(candidates)), backend=self.options.backend)
         return {file: entries[file] for file, found in whole if found}
 
@@ -295,7 +294,7 @@ class Conversion:
         expected = {shard.file: shard.hash for shard in earlier.shards} if earlier else {}
 
         def check(entry: ShardEntry) -> None:
-            if entry.hash != expected.get(entry.file, entry.hash):
+            if entry.shard.hash != expected.get(entry.file, entry.shard.hash):
                 raise ConflictError(
                     f"{display(workspace.out)}: {entry.file} is lost or damaged, and what its sources make now is not"
                     " what was there: they have changed since the conversion. --overwrite converts all anew"
@@ -347,7 +346,7 @@ class Conversion:
             infos = []
             for k in range(count):
                 entry = entries[shard_name(split.name, k, count)]
-                infos.append(ShardInfo(entry.file, entry.examples, entry.bytes, entry.hash, entry.keys))
+                infos.append(entry.shard)
                 positions = np.array([i for i, _ in entry.left_out], dtype=np.int64)
                 left_out.append(split.order[split.cuts[k] + positions])
                 skipped.extend(reason for _, reason in entry.left_out)
