@@ -366,14 +366,28 @@ def test_a_worker_that_comes_later_and_lacks_the_package_takes_nothing_down(
     assert tree(out) == whole
 
 
+WAITING = """
+import sys
+from npy2tfrecord.commands import main
+from npy2tfrecord.jobs import dask_cluster
+dask_cluster._CONNECT_SECONDS, dask_cluster._FIRST_WORKER_SECONDS = map(float, sys.argv[1:3])
+sys.exit(main.main(sys.argv[3:]))
+"""
+
+
 def test_no_scheduler_and_no_worker_are_told(cluster: Cluster, source: Path, tmp_path: Path) -> None:
-    run = convert(source.parent, tmp_path / "out", "--backend", "dask", "--scheduler", cluster.address)
+    def convert_after(connect: float, first_worker: float) -> subprocess.CompletedProcess[str]:
+        words = ["convert", str(source), str(tmp_path / "out"), "--backend", "dask", "--scheduler", cluster.address]
+        command = [sys.executable, "-c", WAITING, str(connect), str(first_worker), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+
+    run = convert_after(LIMIT, 0.5)
     assert run.returncode == 2, run
     assert "has no worker" in run.stderr
     for process in cluster._processes:
         process.send_signal(signal.SIGKILL)
         process.wait(LIMIT)
-    run = convert(source.parent, tmp_path / "out", "--backend", "dask", "--scheduler", cluster.address)
+    run = convert_after(0.5, LIMIT)
     assert run.returncode == 2, run
     assert "no Dask scheduler answers" in run.stderr
 
