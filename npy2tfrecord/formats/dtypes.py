@@ -32,6 +32,9 @@ names nor single letters, but other programs do.
 """
 
 _DESCR = re.compile(r"([<>|=]?)([a-zA-Z?]\d{0,9})")
+_UNIT = r"(?:\[(?:generic|([1-9]\d{0,9})?(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as))\])?"
+_TIME = re.compile(rf"(?:([<>|=]?)([Mm])8|(datetime64|timedelta64)){_UNIT}")
+_MAX_UNITS = 2**31 - 1
 _UNSUPPORTED = (
     # Expected here is what works: each line of Python makes an array that can be converted.
     (
@@ -87,6 +90,8 @@ def parse_descr(descr: str, where: bytes | str = "") -> np.dtype:
             return np.dtype(f"V{code[1]}")
         if code == "g2":  # so the package bfloat16 has np.save write its dtype, and np.load does not know it
             return _extension("bfloat16", descr, where).newbyteorder(">" if order == ">" else "<")
+    if (time := _time(descr)) is not None:
+        return time
     for pattern, what, remedy in _UNSUPPORTED:
         if re.fullmatch(pattern, descr):
             raise InputError(where, f"{what}, dtype {descr!r}", f"numbers: {remedy}")
@@ -103,11 +108,39 @@ def _extension(name: str, descr: str, where: bytes | str) -> np.dtype:
         raise InputError(where, f"dtype {descr!r}", str(error)) from None
 
 
+def _time(descr: str) -> np.dtype | None:
+    """The datetime64 or timedelta64 that this names."""
+    match = _TIME.fullmatch(descr)
+    if match is None or int(match[4] or 1) > _MAX_UNITS:
+        return None
+    order, kind, name, count, unit = match.groups()
+    kind = kind or ("M" if name == "datetime64" else "m")
+    return np.dtype(f"{'>' if order == '>' else '<'}{kind}8" + (f"[{count or ''}{unit}]" if unit else ""))
+
+
+def is_time(dtype: np.dtype) -> bool:
+    """Whether these are dates or time spans."""
+    return dtype.kind in "Mm"
+
+
+def stored_name(dtype: np.dtype) -> str:
+    """The name of the dtype that records hold instead: int64 for dates and time spans, else its own."""
+    return "int64" if is_time(dtype) else str(dtype.name)
+
+
+def time_from_name(name: str) -> np.dtype:
+    """The dtype of a manifest's `time`. Raises `ValueError` for anything but that dtype's own name."""
+    time = _time(name)
+    if time is None or time.name != name:
+        raise ValueError(f"{name!r} is no datetime64 or timedelta64")
+    return time
+
+
 def _nearest(descr: str) -> str:
     """What a dtype that is spelled wrong should be; all there are, when it resembles none."""
     resembled = [name for name in (*SUPPORTED_NAMES, *EXTENSION_NAMES) if name in descr.lower()]
     if not resembled:
-        return "bool, int8–64, uint8–64, float16–64 or complex64–128"
+        return "bool, int8–64, uint8–64, float16–64, complex64–128, datetime64 or timedelta64"
     name = max(resembled, key=len)  # of uint8 and int8, which it has in it, the first
     return f"{np.dtype(name).str!r}, as np.save writes {name}" if name in SUPPORTED_NAMES else repr(name)
 
