@@ -100,7 +100,7 @@ def view_text(seen: View) -> str:
 
 def _range(array: np.ndarray) -> dict[str, float]:
     """The smallest, the largest and the mean of the finite values; nothing where values have no order."""
-    if array.dtype.kind == "c":
+    if array.dtype.kind in "cMm":
         return {}
     values = array.astype(np.float64)
     finite = values[np.isfinite(values)]
