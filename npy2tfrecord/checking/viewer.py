@@ -108,7 +108,8 @@ def _range(array: np.ndarray) -> dict[str, float]:
     """The smallest, the largest and the mean of the finite values; nothing where values have no order."""
     if array.dtype.kind == "c":
         return {}
-    values = array.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signaling NaN
+        values = array.astype(np.float64)
     finite = values[np.isfinite(values)]
     if not finite.size:
         return {}

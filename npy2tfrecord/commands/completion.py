@@ -6,8 +6,28 @@ import argparse
 import shlex
 from collections.abc import Mapping
 
+USAGE = "bash|zsh|fish"
+DESCRIPTION = "Print the script that completes this command in a shell."
 SHELLS = ("bash", "zsh", "fish")
 _FREE = ("dirs", "NAME", "N", "REGEX", "SIZE", "GLOB", "[NAME:]DTYPE", "DTYPE", "ADDRESS", "KEY", "NUMBER")  # no paths
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the positional arguments."""
+    parser.add_argument("shell", metavar="bash|zsh|fish", choices=SHELLS, help="the shell")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options: none."""
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the script."""
+    from npy2tfrecord.commands.arguments import make_parser
+    from npy2tfrecord.commands.main import COMMANDS
+
+    print(completion(arguments.shell, {name: (make_parser(name), COMMANDS[name]) for name in COMMANDS}), end="")
+    return 0
 
 
 def completion(shell: str, commands: Mapping[str, tuple[argparse.ArgumentParser, str]]) -> str:

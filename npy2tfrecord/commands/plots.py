@@ -63,7 +63,8 @@ def plot_example(seen: View, path: str) -> None:
     for name, array in seen.arrays.items():
         shape = f"({', '.join(map(str, array.shape))}{',' * (array.ndim == 1)})"
         values = np.abs(array) if array.dtype.kind == "c" else array
-        values = values.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signaling NaN
+            values = values.astype(np.float64)
         title = f"{display(name)} {array.dtype.name} {shape}"
         if values.ndim < 3 or (values.ndim == 3 and values.shape[-1] in (3, 4)):
             panels.append(

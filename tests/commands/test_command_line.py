@@ -24,6 +24,8 @@ import pytest
 from arrays import same_bits, tree, values_of, write_npy
 from converted import read_back
 
+from npy2tfrecord.commands import main
+
 COMMAND = [sys.executable, "-W", "error", "-m", "npy2tfrecord"]
 NAMES = ("a", "b/c", "b/d", "e")
 
@@ -284,6 +286,32 @@ def test_source_may_have_any_name(here: Path, name: bytes) -> None:
     assert read_back(here / os.fsdecode(b"-out\xfe")).keys() == {os.fsdecode(name[:-4])}
 
 
+def test_words_after_two_dashes_are_arguments_also_behind_an_option_that_takes_many(here: Path) -> None:
+    run(here, "convert", "source", "out")
+    os.rename(here / "source", here / "-s")
+    (here / "other").mkdir()
+    run(here, "verify", "--source", "./-s", "--", "out")
+    run(here, "verify", "--source", "./-s", "--json", "--", "out")
+    run(here, "convert", "--include", "*.npy", "--jobs", "1", "--", "-s", "-out")
+    run(here, "convert", "./-s/a.npy", "--rows", "--", "-s/e.npy", "two")  # arguments on both sides
+    assert len(read_back(here / "two")) == 2 + 5
+    run(here, "info", "--", "-out")
+    run(here, "export", "--", "-out", "-back")
+    assert (here / "-back" / "b" / "c.npy").is_file()
+    done = run(here, "verify", "--source", "./-s", "out", code=2)
+    assert "OUT is missing; it comes before --source, or after --" in done.stderr
+
+
+def test_a_key_may_start_with_a_dash(here: Path) -> None:
+    os.rename(here / "source" / "a.npy", here / "source" / "-a.npy")
+    run(here, "convert", "source", "out")
+    assert "-a: record" in run(here, "show", "out", "--", "-a").stdout
+
+
+def test_options_after_two_dashes_are_arguments(here: Path) -> None:
+    assert "source --seed: No such file" in run(here, "convert", "source", "--", "--seed", "out", code=2).stderr
+
+
 def test_paths_may_be_absolute_relative_or_end_in_slashes(here: Path) -> None:
     (here / "below").mkdir()
     run(here, "convert", "source", "one")
@@ -420,7 +448,7 @@ def test_progress_is_json_lines_if_asked(many: Path) -> None:
 # --- help and the lines to read it with ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [(), ("convert",), ("scan",), ("info",), ("verify",), ("export",)])
+@pytest.mark.parametrize("words", [(), *((name,) for name in main.COMMANDS)])
 def test_help_needs_no_numpy(here: Path, words: tuple[str, ...]) -> None:
     code = f"""
 import sys
