@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import codecs
 import contextlib
 import gc
 import io
@@ -102,29 +101,19 @@ def help_text() -> str:
     return "\n".join(lines)
 
 
-_PLAIN = {"–": "-", "█": "#", "▏": "|", "…": "..."}
-
-
-def _plainly(error: UnicodeError) -> tuple[str, int]:
-    """What to print instead of what a terminal's encoding lacks."""
-    assert isinstance(error, UnicodeEncodeError)
-    strange = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(c) or c.encode("ascii", "backslashreplace").decode() for c in strange), error.end
-
-
-def _tell(result: str) -> None:
-    """Print a result to whom it may concern: whoever reads it may leave early. Raises `OutputError`."""
+def _print_result(result: str) -> None:
+    """Write a result to standard output. Raises `OutputError` where that fails, but not for a reader that has left."""
     try:
         sys.stdout.write(result)
         sys.stdout.flush()
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes what is left when it exits
         if not isinstance(error, BrokenPipeError):
             raise OutputError(f"all is done, but standard output took no result: {error.strerror}") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code."""
+    """The exit code of the command that `argv` (or the process's own arguments) asks for, after it has run."""
     global _owner, _came
     words = list(sys.argv[1:] if argv is None else argv)
     if argv is None:  # no threads that calculate: nothing here multiplies matrices, and forks want a quiet process
@@ -143,8 +132,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     command = words[0]
     if isinstance(sys.stdout, io.TextIOWrapper):
-        codecs.register_error("npy2tfrecord", _plainly)
-        sys.stdout.reconfigure(errors="npy2tfrecord")
+        sys.stdout.reconfigure(errors="backslashreplace")  # names may have characters that the terminal lacks
     arguments = parse(command, words[1:])
     hooks = sys.unraisablehook, threading.excepthook
     handlers = {number: signal.getsignal(number) or signal.SIG_DFL for number in _SIGNALS}
@@ -162,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = load(command).run(arguments)
         if _came is not None:  # and was not heard
             raise Stopped(_came)
-        _tell(result.getvalue())
+        _print_result(result.getvalue())
         if argv is None:
             gc.freeze()  # what ends with this process need not be searched for cycles
         return code

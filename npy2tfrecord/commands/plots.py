@@ -46,13 +46,15 @@ def plot_manifest(manifest: Manifest, path: str) -> None:
             one = len(info.stats["mean"]) == 1
             panels.append((title, "" if one else "channel", partial(_draw_stats, stats=info.stats)))
     total = f"{count_text(manifest.examples, 'example')} in {count_text(len(manifest.shards), 'shard')}"
-    features = ", ".join(f"{display(info.name)} {info.dtype} {shape_text(info)}" for info in manifest.features[:4])
+    features = ", ".join(
+        f"{display(info.name)} {info.dtype} {shape_text(info, dash='–')}" for info in manifest.features[:4]
+    )
     _draw(panels, f"{total}, {size_text(manifest.total_bytes)}", features, path)
 
 
 def plot_features(features: Sequence[FeatureInfo], path: str) -> None:
     """Draw how the axes of each feature vary."""
-    text = ", ".join(f"{display(info.name)} {info.dtype} {shape_text(info)}" for info in features[:4])
+    text = ", ".join(f"{display(info.name)} {info.dtype} {shape_text(info, dash='–')}" for info in features[:4])
     panels = _axes(features) or [("Axes", "", partial(_say, text="no axis varies"))]
     _draw(panels, size_text(sum(info.bytes for info in features)), text, path)
 

@@ -26,11 +26,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the example."""
     from npy2tfrecord.checking import viewer
+    from npy2tfrecord.commands import text
 
     seen = viewer.view(arguments.out, arguments.key)
     if arguments.plot:
         from npy2tfrecord.commands.plots import plot_example
 
         plot_example(seen, arguments.plot)
-    print(json.dumps(seen.to_json(), indent=1) if arguments.json else viewer.view_text(seen))
+    print(json.dumps(seen.to_json(), indent=1) if arguments.json else text.view_text(seen))
     return 0

@@ -328,8 +328,13 @@ def test_terminal_of_any_encoding_shows_it(here: Path, encoding: str) -> None:
     run(here, "convert", "source", "out", env=environment, text=False)
     text = run(here, "info", "out", env=environment, text=False).stdout.decode(encoding)
     assert f"array  float32  ({'2–9' if encoding == 'utf-8' else '2-9'}, 3)" in text
+    assert ("█" if encoding == "utf-8" else "##") in text
     (here / "source" / "日本.npy").write_bytes(b"")
-    run(here, "scan", "--on-error", "skip", "source", env=environment, text=False, code=3)
+    done = run(here, "scan", "--on-error", "skip", "source", env=environment, text=False, code=3)
+    shown = "日本" if encoding == "utf-8" else "\\u65e5\\u672c"
+    assert f"source/{shown}.npy" in done.stdout.decode(encoding)
+    for words in (("--help",), ("convert", "--help"), ("show", "out", "a")):
+        run(here, *words, env=environment, text=False)
 
 
 def test_reader_that_leaves_early_is_no_error(here: Path) -> None:
