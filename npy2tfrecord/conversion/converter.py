@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,7 +20,7 @@ from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.formats.shard import encode_keys, is_whole
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import Options, Sources, anchored, parse_sources
+from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_sources
 from npy2tfrecord.planning.fingerprint import data_hash, identity_of
 from npy2tfrecord.planning.joiner import Examples, join
 from npy2tfrecord.planning.planner import Plan, plan
@@ -52,27 +52,83 @@ def convert(
     sources: Sources,
     out: str | os.PathLike[str],
     *,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    files_from: str | os.PathLike[str] | None = None,
+    follow_symlinks: bool = False,
+    on_error: str = "fail",
+    rows: bool = False,
+    group_by_suffix: bool = False,
+    void_dtype: Dtype | None = None,
+    missing: str = "fail",
+    labels: str | os.PathLike[str] | None = None,
+    dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
+    stats: bool = False,
+    split: str | Mapping[str, float] | None = None,
+    split_by: str | None = None,
+    shard_size: int | str = DEFAULT_SHARD_SIZE,
+    num_shards: int | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    compression: str = "none",
+    fsync: bool = True,
+    read_back: bool = False,
+    jobs: int | None = None,
+    backend: str = "loky",
+    scheduler: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: ProgressFunction | None = None,
-    **options: Any,
 ) -> Manifest:
-    """Convert `.npy` and `.npz` files to sharded TFRecords in the directory `out`.
+    """The manifest of the data set in `out`, after `.npy` and `.npz` files were converted to sharded TFRecords there.
 
-    `sources` is a path, a list of paths (or `"NAME=PATH"`), or a mapping of feature names to paths. A path is a
-    directory, which is searched through, or a file. The keywords are the options of `npy2tfrecord convert` with
-    underscores, and their defaults the same: `rows`, `labels`, `split`, `shard_size`, `num_shards`, `shuffle`, `seed`,
-    `split_by`, `missing`, `group_by_suffix`, `stats`, `dtype`, `void_dtype`, `compression`, `include`, `exclude`,
-    `files_from`, `follow_symlinks`, `jobs`, `backend`, `scheduler`, `on_error`, `fsync`, `read_back`.
+    A call resumes where an earlier one with the same arguments was stopped, and writes nothing where all is done. See
+    `docs/converting.md` for examples.
 
-    A run that was stopped goes on where it was when it is called again. With `dry_run` nothing is written, and the
-    hashes in the manifest are empty.
+    sources: a path, a list of paths (or 'NAME=PATH'), or a mapping of feature names to paths. A path is a directory,
+        which is searched, or a `.npy` or `.npz` file.
+    out: the directory to write: a new or empty one, or one with the same conversion.
+    include, exclude: globs as in gitignore: only files that match, no files or directories that match.
+    files_from: a file that lists the files to take, below each source.
+    follow_symlinks: search directories behind symbolic links too.
+    on_error: 'fail' at the first bad source, or 'skip' bad sources and list them in the manifest.
+    rows: every row along axis 0 is an example.
+    group_by_suffix: `0001.image.npy` and `0001.mask.npy` are features of example `0001`.
+    void_dtype: the dtype of arrays of void (`V2`, `V1`), such as 'bfloat16': `np.save` drops its name.
+    missing: 'fail' at a key that one of the named sources lacks, or 'skip' it.
+    labels: 'dirs' for the first folder below the source, or a CSV file with the columns key and label.
+    dtype: cast while writing: a dtype for all features, 'NAME:DTYPE', a list of these, or a mapping by feature.
+    stats: record minimum, maximum, mean, deviation, NaN and infinity counts in the manifest.
+    split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; or 'dirs', by the first folder.
+    split_by: a regular expression; keys in which it finds the same text go to one split together.
+    shard_size: approximate size of a shard, in bytes or as in '128MB'.
+    num_shards: shards per split, instead of a size; never more than there are examples.
+    shuffle: spread the examples over the shards in random order; False keeps the order of their keys.
+    seed: seed of that order and of the splits.
+    compression: 'none', 'gzip' or 'zlib', of whole shards.
+    fsync: wait until the disk has the data.
+    read_back: read each shard back from the disk before it counts as written.
+    jobs: worker processes; None for one per core.
+    backend: joblib's backend, or 'dask' for a cluster.
+    scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
+    overwrite: replace the data set that is in `out`.
+    dry_run: write nothing; the hashes in the manifest are empty.
+    progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
 
-    Returns the manifest. Raises `UsageError`, `InputError`, `OutputError`, `ConflictError` or `WorkerError`; see
-    `npy2tfrecord.errors`.
+    Raises `UsageError` for a request that cannot be met, `InputError` for a bad source, `OutputError` where writing
+    fails, `ConflictError` where other data or another run is in `out`, `WorkerError` where a worker process keeps
+    dying, and `ClusterError` where the Dask cluster is gone; see `npy2tfrecord.errors`.
     """
-    chosen = Options(**options)
-    return Conversion(sources, os.fspath(out), chosen, overwrite, progress).run(dry_run=dry_run)
+    # Options brings these five to the types of its fields.
+    options = Options(
+        include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
+        void_dtype=void_dtype,  # type: ignore[arg-type]
+        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
+        missing=missing, dtype=dtype, stats=stats, split=split, split_by=split_by, shard_size=shard_size,
+        num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync, read_back=read_back,
+        jobs=jobs, backend=backend, scheduler=scheduler,
+    )  # fmt: skip
+    return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
 
 
 class Conversion:

@@ -24,7 +24,7 @@ from converted import Command
 from faults import assert_nothing_half_written, tree
 
 import readers
-from npy2tfrecord.commands import main
+from npy2tfrecord.commands import info
 from npy2tfrecord.errors import WorkerError
 from npy2tfrecord.jobs import pool
 
@@ -208,8 +208,7 @@ def test_a_signal_is_told_whatever_fails_because_of_it(monkeypatch: pytest.Monke
             raise RuntimeError("cannot join thread before it is started")  # noqa: B904  as joblib does
         return 0
 
-    parser, _, summary = main.COMMANDS["info"]
-    monkeypatch.setitem(main.COMMANDS, "info", (parser, stopped_in_the_middle, summary))
+    monkeypatch.setattr(info, "run", stopped_in_the_middle)
     result = command("info", "x")
     assert (result.code, result.err.split(";")[0]) == (143, "npy2tfrecord: stopped by SIGTERM")
 
@@ -367,11 +366,10 @@ def test_a_conversion_goes_on_when_nobody_reads_its_progress(
 
 BROKEN_PIPE = """
 import sys
-from npy2tfrecord.commands import main
-parser, _, summary = main.COMMANDS["info"]
+from npy2tfrecord.commands import info, main
 def command(arguments):
     raise BrokenPipeError(32, "Broken pipe")
-main.COMMANDS["info"] = parser, command, summary
+info.run = command
 sys.exit(main.main())
 """
 
