@@ -53,7 +53,7 @@ def effective_jobs(jobs: int | None) -> int:
 
 
 def run(
-    function: Callable[..., Result], tasks: Iterable[Task], *, jobs: int, backend: str, tick: Tick | None = None
+    function: Callable[..., Result], tasks: Iterable[Task], tick: Tick | None = None, *, jobs: int, backend: str
 ) -> Generator[Result, None, None]:
     """Call `function` with each tuple of arguments; yields its results in the order of completion.
 
