@@ -28,7 +28,7 @@ def write_all(
     done: Callable[[ShardEntry], None],
     tick: Callable[[], None],
 ) -> None:
-    """Write the shards in `missing`; call `check` with each entry, commit it unless nothing is in it, and call `done`.
+    """Write the shards in `missing`; call `check` with each entry, commit it, and call `done`.
 
     The shards that a dying worker leaves unfinished are written again after all others. Raises `WorkerError`, which
     names those that were under way, when workers keep dying.
@@ -47,8 +47,7 @@ def write_all(
         with closing(pool.run(write, tasks, jobs=jobs, backend=options.backend, tick=tick)) as entries:
             for entry in entries:
                 check(entry)
-                if entry.examples:
-                    workspace.commit([entry])
+                workspace.commit([entry])
                 remaining.discard(entry.file)
                 done(entry)
     except WorkerError as error:

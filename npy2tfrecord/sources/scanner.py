@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,7 @@ from npy2tfrecord.formats.manifest import FEATURE_PATTERN, FeatureInfo
 from npy2tfrecord.formats.npy import Header, dtype_from_name, parse_header
 from npy2tfrecord.formats.tfrecord import MAX_DATA_BYTES
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import DEFAULT_FEATURE, Options, Sources, anchored, check_feature_name, parse_sources
+from npy2tfrecord.options import DEFAULT_FEATURE, Dtype, Options, Sources, anchored, check_feature_name, parse_sources
 from npy2tfrecord.sources.finder import Found, search
 from npy2tfrecord.sources.headers import Part, Tell, read_all, special
 from npy2tfrecord.sources.table import SourceTable, stamp, unreadable
@@ -52,12 +52,34 @@ class ScanReport:
         }
 
 
-def scan(sources: Sources, **options: Any) -> ScanReport:
-    """Find every source and read its header, and nothing more; what `npy2tfrecord scan` shows.
+def scan(
+    sources: Sources,
+    *,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    files_from: str | os.PathLike[str] | None = None,
+    follow_symlinks: bool = False,
+    on_error: str = "fail",
+    rows: bool = False,
+    group_by_suffix: bool = False,
+    void_dtype: Dtype | None = None,
+    jobs: int | None = None,
+    backend: str = "loky",
+    scheduler: str | None = None,
+) -> ScanReport:
+    """What arrays there are, by their headers alone: the features with dtypes and shapes, and the bad sources.
 
-    Takes the sources and options of `npy2tfrecord.convert`, and raises the same errors.
+    The arguments are those of `npy2tfrecord.convert`.
+
+    Raises `UsageError` for a request that cannot be met, `InputError` for a bad source, and `WorkerError` or
+    `ClusterError` where worker processes keep dying or the Dask cluster is gone.
     """
-    chosen = Options(**options)
+    # Options brings the first four to the types of its fields.
+    chosen = Options(
+        include=include, exclude=exclude, files_from=files_from, void_dtype=void_dtype,  # type: ignore[arg-type]
+        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix, jobs=jobs,
+        backend=backend, scheduler=scheduler,
+    )  # fmt: skip
     parsed = anchored(parse_sources(sources), chosen.backend)
     jobs = pool.effective_jobs(chosen.jobs)
     with dask_cluster.connected(chosen.backend, chosen.scheduler, jobs, [path for _, path in parsed]):

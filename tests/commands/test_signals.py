@@ -31,7 +31,7 @@ sys.exit(main.main())
 SLOW_TO_END = """
 import sys, time
 from npy2tfrecord import cleanup
-from npy2tfrecord.commands import main
+from npy2tfrecord.commands import info, main
 def endless():
     sys.stderr.write("ending\\n")
     sys.stderr.flush()
@@ -41,7 +41,7 @@ def wait(arguments):
         sys.stderr.write("ready\\n")
         sys.stderr.flush()
         time.sleep(600)
-main.COMMANDS["info"] = main.COMMANDS["info"][0], wait, ""
+info.run = wait
 sys.exit(main.main())
 """
 
@@ -103,10 +103,10 @@ def test_a_second_signal_ends_it_at_once() -> None:
 def test_a_program_that_calls_main_keeps_its_signals() -> None:
     code = """
 import signal
-from npy2tfrecord.commands import main
+from npy2tfrecord.commands import info, main
 signal.signal(signal.SIGTERM, lambda number, frame: print("mine"))
 seen = []
-main.COMMANDS["info"] = main.COMMANDS["info"][0], lambda arguments: signal.raise_signal(signal.SIGTERM) or 0, ""
+info.run = lambda arguments: signal.raise_signal(signal.SIGTERM) or 0
 print(main.main(["info", "x"]))
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

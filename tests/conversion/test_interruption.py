@@ -318,11 +318,10 @@ def test_a_conversion_goes_on_when_nobody_reads_its_progress(
 
 BROKEN_PIPE = """
 import sys
-from npy2tfrecord.commands import main
-parser, _, summary = main.COMMANDS["info"]
+from npy2tfrecord.commands import info, main
 def command(arguments):
     raise BrokenPipeError(32, "Broken pipe")
-main.COMMANDS["info"] = parser, command, summary
+info.run = command
 sys.exit(main.main())
 """
 
