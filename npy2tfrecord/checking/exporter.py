@@ -13,7 +13,7 @@ from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageEr
 from npy2tfrecord.formats import manifest as manifests
 from npy2tfrecord.formats.example import Value, parse_example
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
-from npy2tfrecord.formats.npy import dtype_from_name, write_header
+from npy2tfrecord.formats.npy import write_header
 from npy2tfrecord.formats.shard import array_of, key_of, read_records
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -76,7 +76,7 @@ def _export_files(path: str, manifest: Manifest, tree: _Tree) -> int:
     for key, example in _examples(path, manifest):
         for info in manifest.features:
             array = array_of(example, info)
-            header = write_header(dtype_from_name(info.dtype), array.shape)
+            header = write_header(info.array_dtype, array.shape)
             relative = _relative(manifest, info, key)
             with tree.new_file(relative) as handle:
                 syscalls.write_all(handle, header)
@@ -129,7 +129,7 @@ def _write_rows(path: str, manifest: Manifest, tree: _Tree, wholes: dict[tuple[s
         for info in manifest.features:
             array = array_of(example, info)
             whole = wholes[info.name, name]
-            header = write_header(dtype_from_name(info.dtype), (whole.rows, *whole.shape))
+            header = write_header(info.array_dtype, (whole.rows, *whole.shape))
             relative = _relative(manifest, info, name)
             first = whole.is_there is None
             with tree.new_file(relative) if first else tree.old_file(relative) as handle:

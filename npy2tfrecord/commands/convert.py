@@ -27,7 +27,7 @@ OPTIONS = (
     *EXAMPLE_OPTIONS,
     *("missing", "labels", "dtype", "stats"),
     *("split", "split_by", "shard_size", "num_shards", "shuffle", "seed", "compression"),
-    *("fsync", "read_back", "check_sources"),
+    *("fsync", "read_back"),
     *RUNNING_OPTIONS,
 )
 
@@ -62,7 +62,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", default=False, help="replace the data set that is in OUT")
     add("--no-fsync", dest="fsync", action="store_false", help="do not wait until the disk has the data")
     add("--read-back", action="store_true", help="read each shard back from the disk before it counts as written")
-    add("--check-sources", action="store_true", help="compare a finished conversion with its sources again")
     add("--quiet", "-q", action="store_true", default=False, help="show no progress")
     add("--progress", choices=("auto", "json"), default="auto", help="a bar on a terminal, or a line of JSON a second")
     add_json(parser)

@@ -92,6 +92,10 @@ def histogram_text(histogram: Histogram, smallest: int) -> str:
     return "\n".join(lines)
 
 
+def _dtype_text(info: FeatureInfo) -> str:
+    return info.dtype if info.time is None else f"{info.time} as {info.dtype}"
+
+
 def features_text(
     features: Sequence[FeatureInfo], labels: Sequence[str] | None = None, counts: Sequence[int] | None = None
 ) -> str:
@@ -99,7 +103,7 @@ def features_text(
 
     `counts` are the numbers of arrays of each feature, where they may differ.
     """
-    rows = [[display(info.name), info.dtype, shape_text(info), size_text(info.bytes)] for info in features]
+    rows = [[display(info.name), _dtype_text(info), shape_text(info), size_text(info.bytes)] for info in features]
     if counts is not None:
         rows = [[*row[:3], count_text(count, "array"), row[3]] for row, count in zip(rows, counts, strict=True)]
     if labels is not None:

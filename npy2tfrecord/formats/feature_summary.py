@@ -36,6 +36,7 @@ def feature_info(
     shapes: list[tuple[int, ...]],
     counts: np.ndarray,
     stats: Mapping[str, Any] | None = None,
+    time: str | None = None,
 ) -> FeatureInfo:
     """Sum up a feature: `counts[i]` of its arrays have the i-th of the distinct `shapes`."""
     rank = len(shapes[0])
@@ -56,6 +57,7 @@ def feature_info(
         histograms=tuple(histograms),
         bytes=sum(math.prod(shape) * int(n) for shape, n in zip(shapes, counts, strict=True)) * itemsize,
         stats=stats,
+        time=time,
     )
 
 

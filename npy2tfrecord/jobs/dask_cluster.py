@@ -20,6 +20,7 @@ from npy2tfrecord.errors import ClusterError, Error, UsageError, WorkerError, di
 
 PACKAGE = "npy2tfrecord"
 _CONNECT_SECONDS = 10
+_FIRST_WORKER_SECONDS = 10
 _SEEN_SECONDS = 5.0  # in which a file that was just written shows on another machine: NFS keeps names for 3
 _POLL_SECONDS = 0.2
 _ALONE_SECONDS = 60.0  # without any worker before it is given up
@@ -87,13 +88,15 @@ def _client(distributed: Any, scheduler: str | None, jobs: int) -> Iterator[Any]
         )
     try:
         client = distributed.Client(cluster or scheduler, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError, ImportError) as error:
+    # Before Python 3.11 the TimeoutError of Dask is none of Python's, and no OSError.
+    except (OSError, ValueError, ImportError, distributed.TimeoutError) as error:
         raise UsageError(f"no Dask scheduler answers at {scheduler!r} ({error})") from None
     try:
-        client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        try:
+            client.wait_for_workers(1, timeout=_FIRST_WORKER_SECONDS)
+        except distributed.TimeoutError:
+            raise UsageError(f"the Dask scheduler at {scheduler!r} has no worker") from None
         yield client
-    except TimeoutError:
-        raise UsageError(f"the Dask scheduler at {scheduler!r} has no worker") from None
     finally:
         client.close()
         if cluster is not None:

@@ -17,6 +17,7 @@ from hashlib import blake2b
 import numpy as np
 
 from npy2tfrecord.errors import InputError, UsageError, display
+from npy2tfrecord.formats.dtypes import is_time
 from npy2tfrecord.formats.example import Layout, key_entry_head_size, label_entry
 from npy2tfrecord.formats.feature_summary import count_labels
 from npy2tfrecord.formats.manifest import SPLIT_PATTERN, Hash, LabelCounts, shard_name
@@ -234,7 +235,7 @@ def _choose_casts(examples: Examples, options: Options) -> tuple[Cast, ...]:
 
 def _channels(table: SourceTable, cast: Cast, options: Options) -> int:
     """How many channels the feature's statistics have, 0 when none are asked for."""
-    if not options.stats:
+    if not options.stats or is_time(table.headers[0].dtype):  # a mean of dates says little, and NaT is a number
         return 0
     shapes = [header.shape[1:] if options.rows else header.shape for header in table.headers]
     same_last = len({shape[-1:] for shape in shapes}) == 1

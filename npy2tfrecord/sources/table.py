@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from npy2tfrecord.errors import InputError, UnstableError
+from npy2tfrecord.formats.dtypes import is_time, stored_name
 from npy2tfrecord.formats.feature_summary import feature_info
 from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.formats.npy import Header
@@ -75,7 +76,9 @@ class SourceTable:
                 by_shape[shape] = by_shape.get(shape, 0) + count
         shapes = sorted(by_shape)
         numbers = np.array([by_shape[shape] for shape in shapes], dtype=np.int64)
-        return feature_info(self.feature, dtype.name, dtype.itemsize, shapes, numbers)
+        found = self.headers[0].dtype
+        time = found.name if is_time(found) else None
+        return feature_info(self.feature, stored_name(dtype), dtype.itemsize, shapes, numbers, time=time)
 
     def take(self, sources: np.ndarray) -> SourceTable:
         """The same table with these sources only."""
