@@ -72,14 +72,12 @@ def run(arguments: argparse.Namespace) -> int:
     from npy2tfrecord.commands import text
     from npy2tfrecord.commands.progress import shown_progress
     from npy2tfrecord.conversion.converter import Conversion
-    from npy2tfrecord.jobs import pool
     from npy2tfrecord.options import Options
 
     options = Options(**given(arguments, OPTIONS))
     with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
         conversion = Conversion(arguments.sources, arguments.out, options, arguments.overwrite, progress)
         manifest = conversion.run(dry_run=arguments.dry_run)
-        pool.stop_workers()  # at the exit joblib would wait for a worker that hangs
     if arguments.json:
         print(json.dumps(manifest.to_json(), indent=1))
     elif conversion.was_complete:

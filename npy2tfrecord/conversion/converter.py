@@ -197,7 +197,6 @@ class Conversion:
                     return other
                 return self._write(planned, identity, earlier, damaged)
             except BaseException as error:
-                pool.stop_workers()
                 if isinstance(error, InputError) and not isinstance(error, UnstableError):
                     workspace.abandon()  # the same sources would end the same way again
                 raise

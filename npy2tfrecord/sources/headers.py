@@ -16,7 +16,7 @@ import numpy as np
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats.npy import FIRST_READ_BYTES, Header, check_size, header_size, parse_header
-from npy2tfrecord.jobs import forks, pool
+from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.sources.finder import FileSet, Found
 from npy2tfrecord.sources.table import unreadable
@@ -93,19 +93,14 @@ def _read(
 ) -> Iterator[Part]:
     jobs, backend = pool.effective_jobs(options.jobs), options.backend
     is_local, can_fork = pool.is_local(backend), pool.can_fork()
-    if not can_fork:  # joblib takes tasks in a thread of its own: nothing is to be found there
-        for _ in steps:
-            pass
     tasks = _tasks(found, steps, _FILES_PER_TASK if is_local else _FILES_PER_FAR_TASK)
     few = _TASKS_FOR_FORKS if can_fork else _TASKS_FOR_PROCESSES
     first = list(islice(tasks, few))
     if is_local and (jobs == 1 or len(first) < few):
         for task in chain(first, tasks):
             yield _read_headers(*task)
-    elif is_local and can_fork:
-        yield from forks.run(_read_headers, chain(first, tasks), jobs=jobs, tick=tick)
     else:
-        yield from pool.run(_read_headers, chain(first, tasks), jobs=jobs, backend=backend)
+        yield from pool.run(_read_headers, chain(first, tasks), jobs=jobs, backend=backend, tick=tick)
 
 
 def _tasks(

@@ -62,13 +62,13 @@ def test_bytes_are_the_same_for_any_number_of_jobs(
     source: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, backend: str
 ) -> None:
     used = []
-    real = pool.run_once
+    real = pool.run
 
     def run(*arguments: Any, **keywords: Any) -> Any:
         used.append((keywords["jobs"], keywords["backend"]))
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(pool, "run_once", run)
+    monkeypatch.setattr(pool, "run", run)
     npy2tfrecord.convert(source, tmp_path / "out", jobs=jobs, backend=backend, **OPTIONS)
     assert set(used) == {(jobs, backend)}
     assert tree(tmp_path / "out") == expected
