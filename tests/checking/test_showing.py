@@ -181,7 +181,7 @@ def complete_in_fish(script: Path, line: str) -> list[str]:
 def run_shell(script: Path, *words: str) -> subprocess.CompletedProcess[str]:
     home = {**os.environ, "HOME": str(script.parent), "TERM": "dumb"}
     here = script.with_name("here")
-    return subprocess.run(words, cwd=here, env=home, capture_output=True, text=True, check=True, timeout=60)
+    return subprocess.run(words, cwd=here, env=home, capture_output=True, text=True, check=True, timeout=300)
 
 
 @pytest.mark.parametrize("shell", completion.SHELLS)
