@@ -39,7 +39,7 @@ def here(tmp_path: Path) -> Path:
 def run(here: Path, *words: str | bytes, code: int = 0, **kwargs: Any) -> subprocess.CompletedProcess[str]:
     """Run the command in a directory; it must end with `code` and never show a traceback."""
     done = subprocess.run(
-        [*COMMAND, *words], cwd=here, stderr=subprocess.PIPE, check=False, timeout=120,
+        [*COMMAND, *words], cwd=here, stderr=subprocess.PIPE, check=False, timeout=300,
         **{"text": True, "stdout": subprocess.PIPE, **kwargs},
     )  # fmt: skip
     assert done.returncode == code, done
