@@ -19,7 +19,7 @@ from npy2tfrecord.formats.npy import FIRST_READ_BYTES, Header, check_size, heade
 from npy2tfrecord.jobs import forks, pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.sources.finder import FileSet, Found
-from npy2tfrecord.sources.table import unreadable
+from npy2tfrecord.sources.table import stamp, unreadable
 
 _FILES_PER_TASK = 1024
 _FILES_PER_FAR_TASK = 4096  # of a cluster, to which handing out a task costs 2 or 3 ms
@@ -151,7 +151,7 @@ def _read_headers(name: str | None, start: int, dirs: list[tuple[bytes, int]], n
             finally:
                 closing(handle)
             ids[i] = match[0]
-            stamps[i] = hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+            stamps[i] = stamp(status)
         except InputError as error:
             failed.append((i, error))
         except OSError as error:

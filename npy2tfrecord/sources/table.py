@@ -14,6 +14,10 @@ from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member
 from npy2tfrecord.sources.finder import FileSet
 
+# Odd, so that two sizes with the same time never have the same stamp, nor two times with the same size.
+_STAMP_FACTOR = 0x9E3779B97F4A7C15
+_STAMP_MASK = 2**63 - 1
+
 
 @dataclass
 class SourceTable:
@@ -98,8 +102,12 @@ class SourceTable:
 
 
 def stamp(status: os.stat_result) -> int:
-    """A number that differs when a file was changed or replaced."""
-    return hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+    """A file's size and time of modification as one number of 63 bits: another one means that the content changed.
+
+    The inode and the time of the last change of status have no part in it. Both change without the content: by
+    `chmod`, by a hard link, and on network file systems that number their files anew.
+    """
+    return (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
 
 
 def unreadable(path: bytes, error: OSError) -> InputError:
