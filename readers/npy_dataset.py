@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest, ShardInfo, shard_name
 from npy2tfrecord.options import Options, parse_sources
 from npy2tfrecord.planning.joiner import Examples, join
 from npy2tfrecord.sources.finder import find
-from npy2tfrecord.sources.scanner import read_headers
 from readers import garbage, splits
 from readers.dataset import check_padding_names, features_used
 from readers.options import ReadOptions
@@ -64,7 +64,7 @@ def load_npy(
         exclude=_tuple(exclude), follow_symlinks=follow_symlinks, group_by_suffix=group_by_suffix, missing=missing,
         void_dtype=void_dtype,
     )  # fmt: skip
-    scanned = read_headers(find(parse_sources(sources), source_options), source_options)
+    scanned = survey(find(parse_sources(sources), source_options), source_options)
     examples = join(scanned, source_options)
     manifest = _describe(examples, rows)
     selection = splits.select(manifest, split)

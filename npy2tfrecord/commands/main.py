@@ -124,7 +124,7 @@ def _convert(arguments: argparse.Namespace) -> int:
 
 def _scan(arguments: argparse.Namespace) -> int:
     from npy2tfrecord.commands import text
-    from npy2tfrecord.sources.scanner import scan
+    from npy2tfrecord.conversion.surveyor import scan
 
     found = scan(arguments.sources, **_options(arguments))
     if arguments.plot:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from npy2tfrecord.checking.comparer import compare
 from npy2tfrecord.conversion.dispatcher import write_all
 from npy2tfrecord.conversion.omission import LEFT_OUT, left_out, record, recorded, without
+from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, UnstableError, display
 from npy2tfrecord.formats import manifest as manifests
@@ -27,8 +28,7 @@ from npy2tfrecord.options import Options, Sources, anchored, parse_sources
 from npy2tfrecord.planning.fingerprint import data_hash, identity_of
 from npy2tfrecord.planning.joiner import Examples, join
 from npy2tfrecord.planning.planner import Plan, plan
-from npy2tfrecord.sources.finder import Found, search
-from npy2tfrecord.sources.scanner import read_headers
+from npy2tfrecord.sources.finder import Batch, collect, find
 from npy2tfrecord.writing.shard_writer import ShardEntry
 from npy2tfrecord.writing.statistics import Moments
 
@@ -114,15 +114,15 @@ class Conversion:
                 f"{display(workspace.out)} holds other files ({', '.join(map(display, foreign[:3]))}"
                 f"{', …' * (len(foreign) > 3)}); expected an empty or new directory"
             )
-        found, steps = search(self.sources, options)
+        batches: Iterable[Batch] = find(self.sources, options)
         earlier = None if self.overwrite else workspace.found_manifest()
         if earlier is not None:
-            list(steps)  # what is complete needs no header
-            self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(found))
+            batches = list(batches)  # what is complete needs no header
+            self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(collect(batches)))
             knows_all = options.labels in (None, "dirs") and not options.check_sources
             if knows_all and not damaged and not self._lost_shards(earlier):
                 return self._complete(earlier)
-        planned, identity = self._plan(found, steps)
+        planned, identity = self._plan(batches)
         if earlier is not None:
             self._check_same(dict(earlier.options), dict(earlier.sources), identity)
             planned = without(planned, recorded(earlier.sources, display(workspace.out)), options)
@@ -157,14 +157,15 @@ class Conversion:
 
     def plan_like(self, manifest: Manifest) -> Plan:
         """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
-        planned, identity = self._plan(*search(self.sources, self.options))
+        planned, identity = self._plan(find(self.sources, self.options))
         self._check_same(dict(manifest.options), dict(manifest.sources), identity)
         return without(planned, recorded(manifest.sources, display(self.workspace.out)), self.options)
 
-    def _plan(self, found: dict[str | None, Found], steps: Iterator[None]) -> tuple[Plan, dict[str, Any]]:
-        """The plan for the files found and those that `steps` still finds, and what tells it from others."""
-        planned = plan(join(read_headers(found, self.options, steps, self._tell_files), self.options), self.options)
-        return planned, identity_of(found) | {"examples": len(planned.examples), "data": data_hash(planned)}
+    def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, dict[str, Any]]:
+        """The plan for the files found and those that are still being found, and what tells it from others."""
+        scanned = survey(batches, self.options, self._tell_files)
+        planned = plan(join(scanned, self.options), self.options)
+        return planned, identity_of(scanned.found) | {"examples": len(planned.examples), "data": data_hash(planned)}
 
     def _tell_files(self, found: int, scanned: int) -> None:
         self._files = found, scanned
