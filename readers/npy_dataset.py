@@ -13,7 +13,9 @@ from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest, ShardInfo, shard_name
 from npy2tfrecord.options import Options, parse_sources
-from npy2tfrecord.planning.joiner import Examples, join
+from npy2tfrecord.planning.examples import Examples
+from npy2tfrecord.planning.feature_summary import summarize
+from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.sources.finder import find
 from readers import garbage, splits
 from readers.dataset import check_padding_names, features_used
@@ -123,7 +125,7 @@ def _describe(examples: Examples, rows: bool) -> Manifest:
     infos = []
     for table, sources in zip(examples.tables, examples.sources, strict=True):
         counts = np.bincount(table.header_ids[sources], minlength=len(table.headers))
-        infos.append(table.sum_up(counts, int(rows), table.headers[0].dtype))
+        infos.append(summarize(table, counts, int(rows), table.headers[0].dtype))
     shard = ShardInfo(shard_name(_SPLIT, 0, 1), len(examples), sum(info.bytes for info in infos), "0" * 32)
     return Manifest(tuple(infos), {_SPLIT: (shard,)}, labels=examples.classes)
 

@@ -19,15 +19,18 @@ from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, UnstableError, display
 from npy2tfrecord.formats import manifest as manifests
 from npy2tfrecord.formats.keysums import ITEM_BYTES
-from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
+from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo, Skipped
 from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.formats.shard import is_whole
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Options, Sources, anchored, parse_sources
+from npy2tfrecord.planning.examples import Examples
+from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.fingerprint import data_hash, identity_of
-from npy2tfrecord.planning.joiner import Examples, join
-from npy2tfrecord.planning.planner import Plan, plan
+from npy2tfrecord.planning.joiner import join
+from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.planning.planner import plan
 from npy2tfrecord.sources.finder import Batch, collect, find
 from npy2tfrecord.writing.shard_writer import ShardEntry
 from npy2tfrecord.writing.statistics import Moments
@@ -344,16 +347,15 @@ class Conversion:
         splits: dict[str, tuple[ShardInfo, ...]] = {}
         label_counts: dict[str, LabelCounts] = {}
         for split in planned.splits:
-            count = len(split.cuts) - 1
             infos = []
-            for k in range(count):
-                entry = entries[shard_name(split.name, k, count)]
+            for file, members in split.shards():
+                entry = entries[file]
                 infos.append(ShardInfo(entry.file, entry.examples, entry.bytes, entry.hash, entry.keys))
                 positions = np.array([i for i, _ in entry.left_out], dtype=np.int64)
-                left_out.append(split.order[split.cuts[k] + positions])
+                left_out.append(members[positions])
                 skipped.extend(reason for _, reason in entry.left_out)
             splits[split.name] = tuple(infos)
-            if counted := planned.count_labels(split, np.concatenate(left_out[-count:])):
+            if counted := planned.count_labels(split, np.concatenate(left_out[-len(infos) :])):
                 label_counts[split.name] = counted
         return Manifest(
             features=_features(planned, np.concatenate(left_out), stats),
@@ -379,11 +381,7 @@ def _told(out: str) -> Iterator[None]:
 
 
 def _shard_counts(planned: Plan) -> dict[str, int]:
-    return {
-        shard_name(split.name, k, len(split.cuts) - 1): int(n)
-        for split in planned.splits
-        for k, n in enumerate(np.diff(split.cuts).tolist())
-    }
+    return {file: len(members) for split in planned.splits for file, members in split.shards()}
 
 
 def _features(planned: Plan, left_out: np.ndarray, stats: dict[str, dict[str, Any]]) -> tuple[FeatureInfo, ...]:
@@ -394,6 +392,6 @@ def _features(planned: Plan, left_out: np.ndarray, stats: dict[str, dict[str, An
         if len(left_out):
             counts -= np.bincount(table.header_ids[sources[left_out]], minlength=len(table.headers))
         dtype = dtype_from_name(cast.to_name)
-        info = table.sum_up(counts, 0 if examples.rows is None else 1, dtype)
+        info = summarize(table, counts, 0 if examples.rows is None else 1, dtype)
         features.append(replace(info, stats=stats.get(info.name)))
     return tuple(features)

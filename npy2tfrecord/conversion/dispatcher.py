@@ -13,7 +13,7 @@ from npy2tfrecord.errors import OutputError, WorkerError, display
 from npy2tfrecord.formats.manifest import BESIDE
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
-from npy2tfrecord.planning.planner import Plan, ShardSpec
+from npy2tfrecord.planning.plan import Plan, ShardSpec
 from npy2tfrecord.writing.shard_writer import ShardEntry, encode_shard, write_shard
 
 _CHANCES = 2  # for a shard that is written with no other at the same time

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord.errors import ConflictError, InputError
-from npy2tfrecord.formats.manifest import Skipped, shard_name
+from npy2tfrecord.formats.manifest import Skipped
 from npy2tfrecord.options import Options
-from npy2tfrecord.planning.planner import Plan, plan
+from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.planning.planner import plan
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
 LEFT_OUT, REASONS = "left_out", "reasons"  # in what is recorded: numbers of examples that rise, and why each of them
@@ -27,10 +28,9 @@ def left_out(
     """The examples `lost` before, and those left out of their shards when the plan without them was `tried`."""
     numbers, found = _remaining(planned, lost), dict(lost)
     for split in tried.splits:
-        count = len(split.cuts) - 1
-        for k in range(count):
-            for i, reason in entries[shard_name(split.name, k, count)].left_out:
-                found[int(numbers[split.order[split.cuts[k] + i]])] = reason
+        for file, members in split.shards():
+            for i, reason in entries[file].left_out:
+                found[int(numbers[members[i]])] = reason
     return dict(sorted(found.items()))
 
 

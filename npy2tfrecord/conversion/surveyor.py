@@ -13,6 +13,7 @@ from npy2tfrecord.errors import InputError, display
 from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.jobs import dask_cluster, forks, pool
 from npy2tfrecord.options import Dtype, Options, Path, Sources, anchored, parse_sources
+from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.sources.finder import Batch, find
 from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, run_here
 from npy2tfrecord.sources.scanner import Scan, scan_files
@@ -57,9 +58,12 @@ def scan(
     backend: str = "loky",
     scheduler: str | None = None,
 ) -> ScanReport:
-    """Find every source and read its header, and nothing more; `npy2tfrecord scan` shows the report.
+    """What arrays there are, by their headers alone: the features with dtypes and shapes, and the bad sources.
 
-    Sources, options and errors are those of `npy2tfrecord.convert`.
+    The arguments are those of `npy2tfrecord.convert`.
+
+    Raises `UsageError` for a request that cannot be met, `InputError` for a bad source, and `WorkerError` or
+    `ClusterError` where worker processes keep dying or the Dask cluster is gone.
     """
     given: dict[str, Any] = {
         "include": include,
@@ -82,7 +86,7 @@ def scan(
     infos = []
     for table in scanned.tables:
         counts = np.bincount(table.header_ids, minlength=len(table.headers))
-        infos.append(table.sum_up(counts, 0, table.headers[0].dtype))
+        infos.append(summarize(table, counts, 0, table.headers[0].dtype))
     return ScanReport(
         features=tuple(infos),
         counts=tuple(len(table) for table in scanned.tables),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord.formats.manifest import Hash
-from npy2tfrecord.planning.planner import Plan
+from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.sources.finder import FoundByFeature, names_hash
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from npy2tfrecord.errors import InputError, UnstableError
-from npy2tfrecord.formats.feature_summary import feature_info
-from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member
 
@@ -96,17 +94,6 @@ class SourceTable:
             for d, name in zip(self.dir_ids.tolist(), files.names, strict=True)
             if name.endswith(self.suffix) and files.dirs[d] + name in paths
         }
-
-    def sum_up(self, counts: np.ndarray, first_axis: int, dtype: np.dtype) -> FeatureInfo:
-        """Sum up the feature: `counts[i]` values look like header i, of which the axes from `first_axis` on count."""
-        by_shape: dict[tuple[int, ...], int] = {}
-        for header, count in zip(self.headers, counts.tolist(), strict=True):
-            if count:
-                shape = header.shape[first_axis:]
-                by_shape[shape] = by_shape.get(shape, 0) + count
-        shapes = sorted(by_shape)
-        numbers = np.array([by_shape[shape] for shape in shapes], dtype=np.int64)
-        return feature_info(self.feature, dtype.name, dtype.itemsize, shapes, numbers)
 
     def take(self, sources: np.ndarray) -> SourceTable:
         """The table of these sources only."""

@@ -18,7 +18,7 @@ from npy2tfrecord.errors import InputError, OutputError, display
 from npy2tfrecord.formats.keysums import KeySums, key_sums, residues
 from npy2tfrecord.formats.manifest import Skipped
 from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, feet, foot
-from npy2tfrecord.planning.planner import Column, ShardSpec
+from npy2tfrecord.planning.plan import Column, ShardSpec
 from npy2tfrecord.sources.array_reader import ArrayReader, changed
 from npy2tfrecord.sources.table import stamp, unreadable
 from npy2tfrecord.writing.record_layout import Forms, scatter

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from crc32c import crc32c
 
-from npy2tfrecord.formats import example, feature_summary, keysums, manifest, tfrecord
+from npy2tfrecord.formats import example, keysums, manifest, tfrecord
+from npy2tfrecord.planning import feature_summary
 
 Arrays = Sequence[np.ndarray]
 
