@@ -47,7 +47,7 @@ class Benchmark:
 
 
 def say(text: str) -> None:
-    """Tells on standard error how far it is."""
+    """Report progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -60,6 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--save", type=Path, metavar="DIR", help="where JSON and charts go; docs/benchmarks fills in the page too")
     add("--add", action="store_true", help="to what an earlier run saved there")
     add("--resume", action="store_true", help="as --add, and leave out the parts that an earlier run saved there")
+    add("--redraw", action="store_true", help="measure nothing; make the page and charts from what was saved")
     add("--dir", type=Path, help="where the data sets and outputs go (/dev/shm, or the cache directory)")
 
 
@@ -71,6 +72,9 @@ def run(benchmark: Benchmark, parts: Sequence[Part], given: argparse.Namespace, 
     if given.list:
         for part in parts:
             print(f"{part.name:24}{earlier.get('parts', {}).get(part.name, {}).get('minutes', ''):>6}")
+        return
+    if given.redraw:
+        _save(benchmark, earlier, given.save or DOCS)
         return
     wanted = [part for part in parts if _is_wanted(part, given.only)]
     if given.resume:

@@ -158,7 +158,6 @@ _PARSERS: dict[str, _Parser] = {
     "compression": _one_of(*COMPRESSIONS),
     "stats": parse_flag,
     "read_back": parse_flag,
-    "check_sources": parse_flag,
     "fsync": parse_flag,
     "jobs": _optional(_parse_jobs),
     "backend": parse_text,
@@ -253,7 +252,6 @@ class Options:
     # more checks
     stats: bool = False
     read_back: bool = False
-    check_sources: bool = False
     fsync: bool = True
     # workers
     jobs: int | None = None

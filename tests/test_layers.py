@@ -18,7 +18,19 @@ HEAVY = {"keras", "tensorflow", "tensorflow_datasets"}
 
 # A folder or module of the converter imports only those before it, and modules of its own.
 LAYERS = (
-    *("errors", "syscalls", "formats", "storage", "options", "sources", "planning", "writing", "jobs", "conversion"),
+    *(
+        "errors",
+        "syscalls",
+        "cleanup",
+        "formats",
+        "storage",
+        "options",
+        "sources",
+        "planning",
+        "writing",
+        "jobs",
+        "conversion",
+    ),
     *("checking", "commands"),
 )
 # The same for the readers; all other modules are the functions for callers, on top.
@@ -55,6 +67,7 @@ def test_every_folder_of_the_converter_imports_only_those_before_it() -> None:
         _, *own = parts(path)
         if own[0] in ("__init__", "__main__"):
             continue
+        assert own[0] in LAYERS, f"{path.relative_to(ROOT)}: say in LAYERS where it stands"
         allowed = LAYERS[: LAYERS.index(own[0]) + 1]
         for name in imports(path):
             package, *rest = name.split(".")

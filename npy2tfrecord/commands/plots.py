@@ -46,13 +46,15 @@ def plot_manifest(manifest: Manifest, path: str) -> None:
             one = len(info.stats["mean"]) == 1
             panels.append((title, "" if one else "channel", partial(_draw_stats, stats=info.stats)))
     total = f"{count_text(manifest.examples, 'example')} in {count_text(len(manifest.shards), 'shard')}"
-    features = ", ".join(f"{display(info.name)} {info.dtype} {shape_text(info)}" for info in manifest.features[:4])
+    features = ", ".join(
+        f"{display(info.name)} {info.dtype} {shape_text(info, dash='–')}" for info in manifest.features[:4]
+    )
     _draw(panels, f"{total}, {size_text(manifest.total_bytes)}", features, path)
 
 
 def plot_features(features: Sequence[FeatureInfo], path: str) -> None:
     """Draw how the axes of each feature vary."""
-    text = ", ".join(f"{display(info.name)} {info.dtype} {shape_text(info)}" for info in features[:4])
+    text = ", ".join(f"{display(info.name)} {info.dtype} {shape_text(info, dash='–')}" for info in features[:4])
     panels = _axes(features) or [("Axes", "", partial(_say, text="no axis varies"))]
     _draw(panels, size_text(sum(info.bytes for info in features)), text, path)
 
@@ -63,7 +65,8 @@ def plot_example(seen: View, path: str) -> None:
     for name, array in seen.arrays.items():
         shape = f"({', '.join(map(str, array.shape))}{',' * (array.ndim == 1)})"
         values = np.abs(array) if array.dtype.kind == "c" else array
-        values = values.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signaling NaN
+            values = values.astype(np.float64)
         title = f"{display(name)} {array.dtype.name} {shape}"
         if values.ndim < 3 or (values.ndim == 3 and values.shape[-1] in (3, 4)):
             panels.append(

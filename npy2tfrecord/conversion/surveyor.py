@@ -11,7 +11,7 @@ import numpy as np
 
 from npy2tfrecord.errors import InputError, display
 from npy2tfrecord.formats.manifest import FeatureInfo
-from npy2tfrecord.jobs import dask_cluster, forks, pool
+from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Dtype, Options, Path, Sources, anchored, parse_sources
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.sources.finder import Batch, find
@@ -113,9 +113,6 @@ def _runner(options: Options) -> Run:
         tasks = chain(first, tasks)
         if is_local and (jobs == 1 or len(first) < few):
             return run_here(function, tasks, tick)
-        if is_local and can_fork:
-            return forks.run(function, tasks, jobs=jobs, tick=tick)
-        # joblib takes tasks in a thread of its own: no file is to be looked for there.
-        return pool.run(function, list(tasks), jobs=jobs, backend=backend)
+        return pool.run(function, tasks, jobs=jobs, backend=backend, tick=tick)
 
     return run

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from npy2tfrecord.formats.dtypes import is_time, stored_name
 from npy2tfrecord.formats.manifest import FeatureInfo, Histogram, LabelCounts
 from npy2tfrecord.sources.table import SourceTable
 
@@ -40,7 +41,9 @@ def summarize(table: SourceTable, counts: np.ndarray, first_axis: int, dtype: np
             by_shape[shape] = by_shape.get(shape, 0) + count
     shapes = sorted(by_shape)
     numbers = np.array([by_shape[shape] for shape in shapes], dtype=np.int64)
-    return feature_info(table.feature, dtype.name, dtype.itemsize, shapes, numbers)
+    found = table.headers[0].dtype
+    time = found.name if is_time(found) else None
+    return feature_info(table.feature, stored_name(dtype), dtype.itemsize, shapes, numbers, time=time)
 
 
 def feature_info(
@@ -50,6 +53,7 @@ def feature_info(
     shapes: list[tuple[int, ...]],
     counts: np.ndarray,
     stats: Mapping[str, Any] | None = None,
+    time: str | None = None,
 ) -> FeatureInfo:
     """The feature of which `counts[i]` arrays have the i-th of the distinct `shapes`."""
     rank = len(shapes[0])
@@ -70,6 +74,7 @@ def feature_info(
         histograms=tuple(histograms),
         bytes=sum(math.prod(shape) * int(n) for shape, n in zip(shapes, counts, strict=True)) * itemsize,
         stats=stats,
+        time=time,
     )
 
 

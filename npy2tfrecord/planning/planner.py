@@ -11,6 +11,7 @@ from hashlib import blake2b
 import numpy as np
 
 from npy2tfrecord.errors import UsageError, display
+from npy2tfrecord.formats.dtypes import is_time
 from npy2tfrecord.formats.example import Layout, key_entry_head_size, label_entry
 from npy2tfrecord.formats.tfrecord import FRAME_BYTES, MAX_DATA_BYTES
 from npy2tfrecord.options import Options
@@ -51,7 +52,7 @@ def _choose_casts(examples: Examples, options: Options) -> tuple[Cast, ...]:
 
 def _channels(table: SourceTable, cast: Cast, options: Options) -> int:
     """How many channels the feature's statistics have, 0 when none are asked for."""
-    if not options.stats:
+    if not options.stats or is_time(table.headers[0].dtype):  # a mean of dates says little, and NaT is a number
         return 0
     shapes = [header.shape[1:] if options.rows else header.shape for header in table.headers]
     same_last = len({shape[-1:] for shape in shapes}) == 1

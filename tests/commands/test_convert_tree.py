@@ -132,12 +132,12 @@ def test_a_signal_ends_it_and_the_conversion(number: signal.Signals, tmp_path: P
         stdout=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
         assert time.monotonic() < end
         time.sleep(0.02)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=50)
     assert process.returncode == 128 + number
     assert [code for _, code, _ in results(said)] == [143]
     with pytest.raises(ProcessLookupError):
