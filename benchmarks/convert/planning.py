@@ -16,9 +16,8 @@ from npy2tfrecord.formats.npy import parse_header, write_header
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.planner import plan
-from npy2tfrecord.sources.finder import FileSet
 from npy2tfrecord.sources.scanner import Scan
-from npy2tfrecord.sources.table import SourceTable
+from npy2tfrecord.sources.table import FileSet, SourceTable
 
 FILES_A_FOLDER = 1000
 SHAPES = 381

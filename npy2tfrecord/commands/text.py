@@ -14,7 +14,7 @@ from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import FILE_NAME, FeatureInfo, Histogram, Manifest, Skipped
 
 if TYPE_CHECKING:
-    from npy2tfrecord.sources.scanner import ScanReport
+    from npy2tfrecord.conversion.surveyor import ScanReport
 
 _COLUMNS = 80
 _BAR_WIDTH = 40

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,20 +12,23 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord.conversion.dispatcher import write_all
+from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, UnstableError, display
 from npy2tfrecord.formats import manifest as manifests
-from npy2tfrecord.formats.manifest import FeatureInfo, Hash, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
+from npy2tfrecord.formats.manifest import FeatureInfo, Hash, LabelCounts, Manifest, ShardInfo, Skipped
 from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.formats.shard import encode_keys, is_whole
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_sources
+from npy2tfrecord.planning.examples import Examples
+from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.fingerprint import data_hash, identity_of
-from npy2tfrecord.planning.joiner import Examples, join
-from npy2tfrecord.planning.planner import Plan, plan
-from npy2tfrecord.sources.finder import Found, search
-from npy2tfrecord.sources.scanner import read_headers
+from npy2tfrecord.planning.joiner import join
+from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.planning.planner import plan
+from npy2tfrecord.sources.finder import Batch, collect, find
 from npy2tfrecord.writing.shard_writer import ShardEntry
 from npy2tfrecord.writing.statistics import Moments
 
@@ -166,15 +169,15 @@ class Conversion:
                 f"{display(workspace.out)} holds other files ({', '.join(map(display, foreign[:3]))}"
                 f"{', …' * (len(foreign) > 3)}); expected an empty or new directory"
             )
-        found, steps = search(self.sources, options)
+        batches: Iterable[Batch] = find(self.sources, options)
         earlier = None if self.overwrite else workspace.found_manifest()
         if earlier is not None:
-            list(steps)  # what is complete needs no header
-            self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(found))
+            batches = list(batches)  # what is complete needs no header
+            self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(collect(batches)))
             knows_all = options.labels in (None, "dirs")
             if knows_all and not damaged and not self._lost_shards(earlier):
                 return self._complete(earlier)
-        planned, identity = self._plan(found, steps)
+        planned, identity = self._plan(batches)
         if earlier is not None:
             self._check_same(dict(earlier.options), dict(earlier.sources), identity)
             if not damaged and not self._lost_shards(earlier):  # the table of labels, which has no name, is the same
@@ -205,14 +208,15 @@ class Conversion:
 
     def plan_like(self, manifest: Manifest) -> Plan:
         """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
-        planned, identity = self._plan(*search(self.sources, self.options))
+        planned, identity = self._plan(find(self.sources, self.options))
         self._check_same(dict(manifest.options), dict(manifest.sources), identity)
         return planned
 
-    def _plan(self, found: dict[str | None, Found], steps: Iterator[None]) -> tuple[Plan, dict[str, Any]]:
-        """The plan for the files found and those that `steps` still finds, and what tells it from others."""
-        planned = plan(join(read_headers(found, self.options, steps, self._tell_files), self.options), self.options)
-        return planned, identity_of(found) | {"examples": len(planned.examples), "data": data_hash(planned)}
+    def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, dict[str, Any]]:
+        """The plan for the files found and those that are still being found, and what tells it from others."""
+        scanned = survey(batches, self.options, self._tell_files)
+        planned = plan(join(scanned, self.options), self.options)
+        return planned, identity_of(scanned.found) | {"examples": len(planned.examples), "data": data_hash(planned)}
 
     def _tell_files(self, found: int, scanned: int) -> None:
         self._files = found, scanned
@@ -372,16 +376,15 @@ class Conversion:
         splits: dict[str, tuple[ShardInfo, ...]] = {}
         label_counts: dict[str, LabelCounts] = {}
         for split in planned.splits:
-            count = len(split.cuts) - 1
             infos = []
-            for k in range(count):
-                entry = entries[shard_name(split.name, k, count)]
+            for file, members in split.shards():
+                entry = entries[file]
                 infos.append(entry.shard)
                 positions = np.array([i for i, _ in entry.left_out], dtype=np.int64)
-                left_out.append(split.order[split.cuts[k] + positions])
+                left_out.append(members[positions])
                 skipped.extend(reason for _, reason in entry.left_out)
             splits[split.name] = tuple(infos)
-            if counted := planned.count_labels(split, np.concatenate(left_out[-count:])):
+            if counted := planned.count_labels(split, np.concatenate(left_out[-len(infos) :])):
                 label_counts[split.name] = counted
         return Manifest(
             features=_features(planned, np.concatenate(left_out), stats),
@@ -407,11 +410,7 @@ def _told(out: str) -> Iterator[None]:
 
 
 def _shard_counts(planned: Plan) -> dict[str, int]:
-    return {
-        shard_name(split.name, k, len(split.cuts) - 1): int(n)
-        for split in planned.splits
-        for k, n in enumerate(np.diff(split.cuts).tolist())
-    }
+    return {file: len(members) for split in planned.splits for file, members in split.shards()}
 
 
 def _features(planned: Plan, left_out: np.ndarray, stats: dict[str, dict[str, Any]]) -> tuple[FeatureInfo, ...]:
@@ -422,6 +421,6 @@ def _features(planned: Plan, left_out: np.ndarray, stats: dict[str, dict[str, An
         if len(left_out):
             counts -= np.bincount(table.header_ids[sources[left_out]], minlength=len(table.headers))
         dtype = dtype_from_name(cast.to_name)
-        info = table.sum_up(counts, 0 if examples.rows is None else 1, dtype)
+        info = summarize(table, counts, 0 if examples.rows is None else 1, dtype)
         features.append(replace(info, stats=stats.get(info.name)))
     return tuple(features)

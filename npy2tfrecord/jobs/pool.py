@@ -23,6 +23,7 @@ from typing import Any, TypeVar
 
 from npy2tfrecord.errors import UsageError, WorkerError
 from npy2tfrecord.jobs import dask_cluster, loky
+from npy2tfrecord.syscalls import usable_cores
 
 Result = TypeVar("Result")
 Task = tuple[Any, ...]
@@ -46,10 +47,9 @@ def is_local(backend: str) -> bool:
 
 def effective_jobs(jobs: int | None) -> int:
     """How many jobs to run at once; None and -1 mean one for each core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if jobs is None:
-        return cores
-    return jobs if jobs > 0 else max(1, cores + 1 + jobs)
+        return usable_cores()
+    return jobs if jobs > 0 else max(1, usable_cores() + 1 + jobs)
 
 
 def run(

@@ -18,7 +18,7 @@ from arrays import FORMS, tree, values_of, write_npy
 from disorder import shuffle_directories
 
 import npy2tfrecord
-from npy2tfrecord.conversion import converter
+from npy2tfrecord.conversion import converter, surveyor
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.sources import headers
 
@@ -52,7 +52,7 @@ def always_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes also for what is small."""
     monkeypatch.setattr(converter, "_BYTES_FOR_PROCESSES", 0)
     monkeypatch.setattr(converter, "_RECORDS_FOR_PROCESSES", 0)
-    monkeypatch.setattr(headers, "_TASKS_FOR_PROCESSES", 0)
+    monkeypatch.setattr(surveyor, "_TASKS_FOR_PROCESSES", 0)
     monkeypatch.setattr(headers, "_FILES_PER_TASK", 37)
 
 

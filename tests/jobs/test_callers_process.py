@@ -36,10 +36,11 @@ before = state()
 import npy2tfrecord
 from npy2tfrecord.commands import main
 from npy2tfrecord.conversion import converter
+from npy2tfrecord.conversion import surveyor
 from npy2tfrecord.sources import headers
 assert state() == before, "importing"
 converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
-headers._TASKS_FOR_PROCESSES, headers._FILES_PER_TASK = 1, 2
+surveyor._TASKS_FOR_PROCESSES, headers._FILES_PER_TASK = 1, 2
 
 def differs(what):
     after = state()
