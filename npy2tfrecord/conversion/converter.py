@@ -21,7 +21,7 @@ from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.formats.shard import encode_keys, is_whole
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_sources
+from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_path, parse_sources
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.fingerprint import data_hash, identity_of
@@ -131,7 +131,7 @@ def convert(
         num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync, read_back=read_back,
         jobs=jobs, backend=backend, scheduler=scheduler,
     )  # fmt: skip
-    return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
+    return Conversion(sources, parse_path(out, "out"), options, overwrite, progress).run(dry_run=dry_run)
 
 
 class Conversion:

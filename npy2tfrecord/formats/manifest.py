@@ -23,6 +23,7 @@ from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.document import Node
 from npy2tfrecord.formats.dtypes import time_from_name
 from npy2tfrecord.formats.npy import EXTENSION_NAMES, MAX_RANK, SUPPORTED_NAMES, dtype_from_name
+from npy2tfrecord.paths import local_path
 
 FILE_NAME = "manifest.json"
 INDEX_DIR = "index"
@@ -239,7 +240,7 @@ def load(directory: str | os.PathLike[str] | bytes) -> Manifest:
     Raises `UsageError` when the directory holds none, `DamageError` when it is damaged or was not
     written by this package; the message says where in it.
     """
-    path = Path(os.fsdecode(directory), FILE_NAME)
+    path = Path(local_path(directory, "data set"), FILE_NAME)
     try:
         # Not blocking: a stranger's manifest may be a pipe.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
