@@ -23,6 +23,7 @@ from npy2tfrecord.formats.keysums import residue
 from npy2tfrecord.formats.manifest import Manifest
 from npy2tfrecord.formats.shard import key_of
 from npy2tfrecord.formats.tfrecord import unframe
+from npy2tfrecord.paths import local_path
 from readers import splits
 from readers.manifests import PathLike, check_shards, load_manifest
 from readers.options import Features, ReadOptions
@@ -61,7 +62,7 @@ class ArraySource:
     """
 
     def __init__(self, path: PathLike, *, split: str | None = None, features: Features = None) -> None:
-        self._path = os.fspath(path)
+        self._path = local_path(path, "path")
         self._split = split
         self._features = ReadOptions(features=features).features  # validated
         self.manifest: Manifest = load_manifest(path)
@@ -80,7 +81,7 @@ class ArraySource:
         self._shards = selection.shards
         self._parts = selection.parts
         self._ends = list(accumulate(part.count for part in self._parts))
-        check_shards(path, [self._shards[part.shard] for part in self._parts])
+        check_shards(self._path, [self._shards[part.shard] for part in self._parts])
         self._start()
 
     def _start(self) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 from npy2tfrecord.errors import UsageError
+from npy2tfrecord.paths import local_path
 
 AUTOTUNE: Final = -1  # what tf.data.AUTOTUNE is: the reader chooses
 
@@ -87,6 +88,8 @@ class ReadOptions:
             raise UsageError(f"map_fn={self.map_fn!r}: expected a function")
         if not isinstance(self.cache, bool | str) or self.cache == "":
             raise UsageError(f"cache={self.cache!r}: expected True (in memory), False, or the path of a file")
+        if isinstance(self.cache, str):
+            object.__setattr__(self, "cache", local_path(self.cache, "cache"))
         for name in ("prefetch", "num_parallel_calls"):
             value = getattr(self, name)
             if not (_is_integer(value) and (value == AUTOTUNE or value >= (1 if name[0] == "n" else 0))):
