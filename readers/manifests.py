@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 
 from npy2tfrecord.errors import DamageError, UsageError, display
-from npy2tfrecord.formats import manifest as manifests
+from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.manifest import Manifest, ShardInfo
 
 PathLike = str | os.PathLike[str]
@@ -27,7 +27,7 @@ def load_manifest(path: PathLike) -> Manifest:
     """
     if not isinstance(path, str | os.PathLike):
         raise UsageError(f"path={path!r}: expected the directory that npy2tfrecord wrote")
-    return manifests.load(path)
+    return manifest_parsing.load(path)
 
 
 def check_shards(directory: PathLike, shards: Sequence[ShardInfo]) -> None:

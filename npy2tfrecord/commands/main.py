@@ -140,9 +140,9 @@ def _scan(arguments: argparse.Namespace) -> int:
 
 def _info(arguments: argparse.Namespace) -> int:
     from npy2tfrecord.commands import text
-    from npy2tfrecord.formats import manifest as manifests
+    from npy2tfrecord.formats import manifest_parsing
 
-    manifest = manifests.load(arguments.out)
+    manifest = manifest_parsing.load(arguments.out)
     if arguments.plot:
         from npy2tfrecord.commands.plots import plot_manifest
 

@@ -11,6 +11,7 @@ import numpy as np
 from npy2tfrecord.formats.manifest import FeatureInfo, Histogram, LabelCounts
 
 MAX_HISTOGRAM_BINS = 256
+MAX_CHANNELS = 64  # that statistics are kept for
 MAX_PLAIN_LABELS = 1000  # of a split that are counted; more integers are hardly classes
 
 
@@ -65,3 +66,11 @@ def count_labels(labels: np.ndarray, *, named: bool) -> LabelCounts | None:
     if len(values) > MAX_PLAIN_LABELS and not named:
         return None
     return LabelCounts(tuple(values.tolist()), tuple(counts.tolist()))
+
+
+def channels_of(shape: tuple[int | None, ...], dtype: str) -> int:
+    """How many channels a feature's statistics have: the last axis, if it does not vary and is short. 0: none."""
+    if dtype.startswith("complex"):
+        return 0
+    last = shape[-1] if shape else None
+    return last if last is not None and 0 < last <= MAX_CHANNELS else 1

@@ -18,7 +18,7 @@ import numpy as np
 
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.example import Layout, key_entry_head_size, label_entry
-from npy2tfrecord.formats.feature_summary import count_labels
+from npy2tfrecord.formats.feature_summary import channels_of, count_labels
 from npy2tfrecord.formats.manifest import SPLIT_PATTERN, Hash, LabelCounts, shard_name
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member
@@ -27,7 +27,6 @@ from npy2tfrecord.options import DEFAULT_SPLIT, Options
 from npy2tfrecord.planning.joiner import Examples
 from npy2tfrecord.sources.cast import Cast
 from npy2tfrecord.sources.table import SourceTable
-from npy2tfrecord.writing.statistics import channels_of
 
 _KEYS_AT_ONCE = 1 << 16
 _SHOWN = 5  # examples of what is wrong, in a message
@@ -124,6 +123,12 @@ class Split:
     order: np.ndarray
     cuts: np.ndarray
 
+    def shards(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Each shard's file name and examples, in the order of writing."""
+        count = len(self.cuts) - 1
+        for k in range(count):
+            yield shard_name(self.name, k, count), self.order[self.cuts[k] : self.cuts[k + 1]]
+
 
 @dataclass
 class Plan:
@@ -138,16 +143,13 @@ class Plan:
     @property
     def files(self) -> list[str]:
         """The names of all shards."""
-        return [shard_name(s.name, k, len(s.cuts) - 1) for s in self.splits for k in range(len(s.cuts) - 1)]
+        return [file for split in self.splits for file, _ in split.shards()]
 
     def shard_sizes(self) -> dict[str, int]:
         """The bytes of every shard."""
-        sizes = {}
-        for split in self.splits:
-            total = np.concatenate([[0], np.cumsum(self.record_sizes[split.order])])[split.cuts]
-            for k, size in enumerate(np.diff(total).tolist()):
-                sizes[shard_name(split.name, k, len(split.cuts) - 1)] = size
-        return sizes
+        return {
+            file: int(self.record_sizes[members].sum()) for split in self.splits for file, members in split.shards()
+        }
 
     def count_labels(self, split: Split, left_out: np.ndarray) -> LabelCounts | None:
         """How many examples of a split have which label, without those `left_out`; None where that is not told."""
@@ -159,11 +161,9 @@ class Plan:
     def shards(self, wanted: set[str] | None = None) -> Iterator[ShardSpec]:
         """The shards to write, one by one; those in `wanted` only, if given."""
         for split in self.splits:
-            count = len(split.cuts) - 1
-            for k in range(count):
-                file = shard_name(split.name, k, count)
+            for file, members in split.shards():
                 if wanted is None or file in wanted:
-                    yield self._shard(file, split.order[split.cuts[k] : split.cuts[k + 1]])
+                    yield self._shard(file, members)
 
     def _shard(self, file: str, ids: np.ndarray) -> ShardSpec:
         examples = self.examples

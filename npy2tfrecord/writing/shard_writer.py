@@ -30,14 +30,20 @@ BUFFER_BYTES = 4 * 2**20  # a worker's; records that fit are laid out in it, lar
 LARGE_BUFFER_BYTES = 128 * 2**20  # the same where each time it is filled costs a pass over a whole file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardEntry:
     """A shard as written, in temporary files that are still to be given their names."""
 
     shard: ShardInfo
     sources_hash: str  # empty where it is not known which files the shard was made of
+    compressor: str | None = None  # its name and version, where it compressed the shard
     left_out: tuple[tuple[int, Skipped], ...] = ()  # positions in the plan's shard
     moments: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # of each feature, if asked for
+
+    @classmethod
+    def of(cls, shard: ShardInfo) -> ShardEntry:
+        """A shard of which only the manifest is known."""
+        return cls(shard=shard, sources_hash="")
 
     @property
     def file(self) -> str:
@@ -93,8 +99,9 @@ def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, syn
     except OSError as error:
         raise OutputError.from_os("write", path, error) from error
     return ShardEntry(
-        shard=ShardInfo(spec.file, len(sizes), content.bytes, content.hash, content.tail),
+        shard=ShardInfo(spec.file, len(sizes), content.bytes, content.hash, content.tail, sink.unpacked),
         sources_hash=spec.sources_hash,
+        compressor=sink.name,
         left_out=tuple((i, Skipped(display(bad[i].where), bad[i].problem)) for i in sorted(bad)),
         moments={name: one.state() for name, one in moments.items()},
     )

@@ -20,7 +20,7 @@ from reading_data import key_of, record, write_dataset
 import readers
 from npy2tfrecord import verify
 from npy2tfrecord.errors import DamageError, Error
-from npy2tfrecord.formats import keysums, manifest
+from npy2tfrecord.formats import keysums, manifest, manifest_parsing
 from npy2tfrecord.formats import shard as shard_format
 from npy2tfrecord.formats.keysums import MODULUS, key_sums, residues
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
@@ -91,7 +91,7 @@ def made(path: Path, *, varying: bool, compression: str = "none") -> Path:
 def records_of(path: Path) -> Records:
     found: Records = {}
     for file in NAMES:
-        data, compression = (path / file).read_bytes(), manifest.load(path).compression
+        data, compression = (path / file).read_bytes(), manifest_parsing.load(path).compression
         assert compression == "none"
         spans = [(r.offset, r.offset + r.size) for r in shard_format.read_records(path / file)]
         found[file] = [data[start:stop] for start, stop in spans]
@@ -203,7 +203,7 @@ def test_compressed_shards_are_checked(compression: str, tmp_path: Path) -> None
     document = json.loads((path / "manifest.json").read_text())
     for name, data in ((NAMES[0], other), (NAMES[2], one)):
         (path / name).write_bytes(data)
-    loaded = manifest.load(path)
+    loaded = manifest_parsing.load(path)
     infos = tuple(
         manifest.ShardInfo(s.file, s.examples, (path / s.file).stat().st_size, s.hash, s.keys) for s in loaded.shards
     )
@@ -226,7 +226,7 @@ def test_skipping_leaves_out_what_is_in_the_wrong_place(tmp_path: Path) -> None:
 
 def test_what_an_early_converter_wrote_is_read(tmp_path: Path) -> None:
     path = made(tmp_path, varying=False)
-    old = manifest.load(path)
+    old = manifest_parsing.load(path)
     infos = tuple(manifest.ShardInfo(s.file, s.examples, s.bytes, s.hash) for s in old.shards)
     early = manifest.Manifest(old.features, {"train": infos})
     for name, content in (neighbour_files(early) | {"manifest.json": early.encode()}).items():
@@ -314,7 +314,7 @@ def test_places_beyond_32_bits_do_not_overflow() -> None:
 
 def test_sums_out_of_range_are_refused(tmp_path: Path) -> None:
     path = made(tmp_path, varying=False)
-    good = manifest.load(path)
+    good = manifest_parsing.load(path)
     for wrong in ([1], [1, 2, 3], [0, MODULUS], [-1, 0], "x", None):
         document = good.to_json()
         document["splits"]["train"]["shards"][0]["keys"] = wrong
@@ -323,4 +323,4 @@ def test_sums_out_of_range_are_refused(tmp_path: Path) -> None:
         document["hash"] = manifest.Hash(text).hexdigest()
         (path / "manifest.json").write_bytes(json.dumps(document, indent=1).encode() + b"\n")
         with pytest.raises(Error, match=r"splits\.train\.shards\[0\]\.keys"):
-            manifest.load(path)
+            manifest_parsing.load(path)
