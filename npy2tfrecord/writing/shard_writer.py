@@ -151,6 +151,8 @@ class _ShardWriter:
         self._room = LARGE_BUFFER_BYTES if spec.reads_whole_files else BUFFER_BYTES
         if spec.rows is None and spec.size > _LARGE_RECORD_BYTES * len(spec):
             self._room //= 4
+        # A large record passes through the buffer in pieces that begin with the first channel.
+        self._room = max([self._room, *(c.cast.itemsize * max(c.channels, 1) for c in spec.columns)])
         self._buffer = memoryview(bytearray(min(self._room, spec.size)))
         self._start = bytearray()
         self._tail = bytearray(1)
@@ -339,7 +341,7 @@ class _ShardWriter:
                 sink.write(memoryview(between[f - 1]))
             source = int(column.sources[record])
             start = 0 if spec.rows is None else int(spec.rows[record]) * payload
-            whole = column.cast.itemsize * max(column.channels, 1)  # pieces begin with the first channel
+            whole = column.cast.itemsize * max(column.channels, 1)
             step = len(self._buffer) // whole * whole
             try:
                 reader = self._open(column, source)
