@@ -12,8 +12,9 @@ from npy2tfrecord.errors import InputError, display
 from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo
 from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.options import Options
+from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.fingerprint import Fingerprint
-from npy2tfrecord.planning.planner import Plan
+from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.writing.shard_writer import ShardEntry
 from npy2tfrecord.writing.statistics import Moments
 
@@ -92,6 +93,6 @@ def _features(planned: Plan, left_out: np.ndarray, stats: dict[str, dict[str, An
         if len(left_out):
             counts -= np.bincount(table.header_ids[sources[left_out]], minlength=len(table.headers))
         dtype = dtype_from_name(cast.to_name)
-        info = table.sum_up(counts, 0 if examples.rows is None else 1, dtype)
+        info = summarize(table, counts, 0 if examples.rows is None else 1, dtype)
         features.append(replace(info, stats=stats.get(info.name)))
     return tuple(features)

@@ -12,7 +12,7 @@ from npy2tfrecord.formats.shard import encode_keys, is_whole
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.fingerprint import Fingerprint
-from npy2tfrecord.planning.planner import Plan
+from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
 Entries = dict[str, ShardEntry]  # by the shard's file

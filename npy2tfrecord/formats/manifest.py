@@ -12,9 +12,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from npy2tfrecord.errors import UsageError
+from npy2tfrecord.formats.dtypes import time_from_name
+from npy2tfrecord.formats.npy import dtype_from_name
 
 FILE_NAME = "manifest.json"
 INDEX_DIR = "index"
@@ -65,7 +68,10 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class FeatureInfo:
-    """One feature: `shape` has None for every axis that varies."""
+    """One feature: `shape` has None for every axis that varies.
+
+    Of dates and time spans, `dtype` is int64 and `time` what the sources have, such as `datetime64[ns]`.
+    """
 
     name: str
     dtype: str
@@ -75,15 +81,22 @@ class FeatureInfo:
     histograms: tuple[Histogram | None, ...]  # of every axis that varies
     bytes: int  # of all its arrays
     stats: Mapping[str, Any] | None = None
+    time: str | None = None
 
     @property
     def rank(self) -> int:
         return len(self.shape)
 
+    @property
+    def array_dtype(self) -> np.dtype:
+        """The dtype that its arrays had and get back, in this machine's byte order."""
+        return time_from_name(self.time) if self.time else dtype_from_name(self.dtype)
+
     def to_json(self) -> dict[str, Any]:
         """The feature as `manifest.json` holds it."""
         return {
             "dtype": self.dtype,
+            **({"time": self.time} if self.time is not None else {}),
             "rank": self.rank,
             "shape": list(self.shape),
             "min_shape": list(self.min_shape),

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from npy2tfrecord.errors import DamageError, FormatVersionError, NewerFormatWarning, UsageError, display
+from npy2tfrecord.formats.dtypes import time_from_name
 from npy2tfrecord.formats.manifest import (
     COMPRESSIONS,
     FEATURE_PATTERN,
@@ -214,6 +215,7 @@ def _parse_feature(name: str, node: Node) -> FeatureInfo:
     dtype = node.get("dtype")
     if dtype.string() not in SUPPORTED_NAMES + EXTENSION_NAMES:
         raise dtype.fail("the name of a dtype")
+    time = _parse_time(node.get("time"), dtype.value) if "time" in node.mapping() else None
     smallest, largest = node.get("min_shape").integers(), node.get("max_shape").integers()
     shape_node = node.get("shape")
     shape = tuple(None if item.value is None else item.integer() for item in shape_node.items())
@@ -235,8 +237,18 @@ def _parse_feature(name: str, node: Node) -> FeatureInfo:
     stats = node.mapping().get("stats")
     return FeatureInfo(
         name, dtype.value, shape, smallest, largest, tuple(histograms), node.get("bytes").integer(),
-        None if stats is None else {n: v.value for n, v in stats.mapping().items()},
+        None if stats is None else {n: v.value for n, v in stats.mapping().items()}, time,
     )  # fmt: skip
+
+
+def _parse_time(node: Node, dtype: str) -> str:
+    try:
+        time = time_from_name(node.string()).name
+    except ValueError:
+        raise node.fail("a datetime64 or timedelta64") from None
+    if dtype != "int64":
+        raise node.fail(f"none with {dtype}")
+    return str(time)
 
 
 # --- typed getters ------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord.formats.manifest import Hash
-from npy2tfrecord.planning.planner import Plan
-from npy2tfrecord.sources.finder import Found, names_hash
+from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.sources.finder import FoundByFeature, names_hash
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Fingerprint:
     data: str | None = None
 
     @classmethod
-    def of_files(cls, found: dict[str | None, Found]) -> Fingerprint:
+    def of_files(cls, found: FoundByFeature) -> Fingerprint:
         """What is known before any file is opened."""
-        return cls(files=sum(len(f.npy) + len(f.npz) for f in found.values()), names=names_hash(found))
+        return cls(files=sum(map(len, found.values())), names=names_hash(found))
 
     def with_plan(self, planned: Plan) -> Fingerprint:
         """The same files with what their headers and labels say."""
