@@ -22,7 +22,7 @@ TIMEOUT_SECONDS = 300
 
 
 class Failed(Exception):
-    """A command that ended with another code than 0, or not in time; or a result that is wrong."""
+    """A command failed or took too long, or its result is wrong."""
 
 
 # As packages are installed: with their bytecode compiled, whatever the shell that started this says.
@@ -58,7 +58,7 @@ def run(
     env: Mapping[str, str] = {},
     timeout: float = TIMEOUT_SECONDS,
 ) -> Outcome:
-    """Runs a command to its end, and ends what it left behind. Raises `Failed` with the end of what it printed."""
+    """What a command took from start to exit. Raises `Failed` with the end of its output."""
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -94,7 +94,7 @@ def _kill_group(pid: int) -> None:
 
 
 def _end_group(pid: int) -> None:
-    """Waits for what a process left behind to clean up after it, and kills what takes long."""
+    """Waits for processes that a process left behind, and kills those that take long."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         for _ in range(100):
             os.killpg(pid, 0)
@@ -139,7 +139,7 @@ class _Watcher:
 
 
 def clear(path: Path) -> None:
-    """Removes an output, and lets the disk come to rest before the next run."""
+    """Removes an output and flushes the disk before the next run."""
     shutil.rmtree(path, ignore_errors=True)
     if file_system(path.parent) != "tmpfs":
         os.sync()

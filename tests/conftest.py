@@ -6,8 +6,15 @@ import os
 
 import pytest
 from converted import Command
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test imports TensorFlow
+
+# No test depends on the speed of the machine.
+settings.register_profile(
+    "any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("any speed")
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Plans made-up files, as many as told: `planning.py FILES`. Prints seconds and bytes as JSON.
+"""Plans FILES made-up files: `planning.py FILES`. Prints seconds and bytes as JSON.
 
 The names and headers come from here, not from a disk; all that follows the scan is what a conversion does.
 """

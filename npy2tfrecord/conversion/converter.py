@@ -115,7 +115,7 @@ def convert(
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
     overwrite: replace the data set that is in `out`.
-    dry_run: write nothing; the hashes in the manifest are empty.
+    dry_run: write nothing; hashes and last bytes in the manifest are empty.
     progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
 
     Raises `UsageError` for a request that cannot be met, `InputError` for a bad source, `OutputError` where writing

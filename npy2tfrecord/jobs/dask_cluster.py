@@ -34,17 +34,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Needs:
-    """What a worker must have and see to work for this run. Goes with every task: more workers may come at any time."""
+    """What a worker must have and see to work for this run. Each task carries it: more workers may come at any time."""
 
     python: str
     version: str
     sources: tuple[bytes, ...]
-    token: str = ""  # a file in the output, and what is in it
-    text: str = ""
+    token: str = ""  # a file in the output
+    text: str = ""  # in that file
 
 
 _needs: ContextVar[Needs | None] = ContextVar("needs", default=None)  # of the run that is connected
-_met: set[Needs] = set()  # in a worker: those that it was found to meet
+_met: set[Needs] = set()  # in a worker: those that it meets
 
 
 @contextlib.contextmanager
@@ -52,8 +52,8 @@ def connected(backend: str, scheduler: str | None, jobs: int, sources: Sequence[
     """With the backend `dask`, connect to a cluster until the block ends; with any other do nothing.
 
     The cluster is the one of `scheduler`, or of the caller's own client, or `jobs` processes on this machine. Raises
-    `UsageError` when there is none, or naming a worker that lacks this package or has another version of it, runs
-    another Python, or does not see the sources.
+    `UsageError` when there is none, and when a worker lacks this package, has another version of it, runs another
+    Python or does not see the sources. The error names the worker.
     """
     if backend != "dask":
         yield
@@ -104,9 +104,9 @@ def _client(distributed: Any, scheduler: str | None, jobs: int) -> Iterator[Any]
 
 
 def check_output(backend: str, directory: str, run: str) -> None:
-    """Raise `UsageError`, naming it, when a worker of the cluster does not see or cannot write `directory`.
+    """Raise `UsageError` that names a worker of the cluster which does not see or cannot write `directory`.
 
-    Leaves a file there, by which workers that come later can tell; its name is that of a temporary one of this `run`.
+    A file stays there, by which workers that come later check it. Its name is that of a temporary file of this `run`.
     """
     if backend != "dask":
         return
@@ -184,7 +184,7 @@ class Tasks:
 
 
 def meaning(error: Exception) -> Error | None:
-    """What an `error` of a task means that comes from the cluster and not from the task; None when it is the task's."""
+    """The error to raise for an `error` that comes from the cluster; None for one that comes from the task."""
     import distributed
 
     if isinstance(error, distributed.KilledWorker):
@@ -199,7 +199,7 @@ def meaning(error: Exception) -> Error | None:
 
 
 def _unfit_now() -> UsageError | None:
-    """That a worker of the cluster does not fit by now, if one tells in time."""
+    """An error that names a worker which does not fit by now; None when none is found in time."""
     import distributed
 
     found: list[UsageError] = []
@@ -211,16 +211,16 @@ def _unfit_now() -> UsageError | None:
             found.append(UsageError(f"{error}. {_AGAIN}"))
 
     looking = threading.Thread(target=look, args=(distributed.get_client(),), daemon=True)
-    looking.start()  # apart: a worker that hangs gives no answer
+    looking.start()  # in a thread: a worker that hangs gives no answer
     looking.join(_CONNECT_SECONDS)
     return found[0] if found else None
 
 
-# --- looking a cluster over ---------------------------------------------------------------------
+# --- checking a cluster -------------------------------------------------------------------------
 
 
 def _check_software(client: Any) -> None:
-    # Asked by Dask itself: nothing of this package needs to be there for it.
+    # Dask itself asks: a worker answers without this package.
     versions = client.get_versions(packages=[PACKAGE])
     ours = versions["client"]
     for address, theirs in sorted(versions["workers"].items()):

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
@@ -53,7 +53,7 @@ def effective_jobs(jobs: int | None) -> int:
 
 
 def run(
-    function: Callable[..., Result], tasks: Iterable[Task], *, jobs: int, backend: str, tick: Tick | None = None
+    function: Callable[..., Result], tasks: Iterable[Task], tick: Tick | None = None, *, jobs: int, backend: str
 ) -> Generator[Result, None, None]:
     """Call `function` with each tuple of arguments; yields its results in the order of completion.
 
@@ -191,6 +191,8 @@ def _workers(jobs: int) -> AbstractContextManager[Executor]:
 
 @contextlib.contextmanager
 def _forks(jobs: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> Iterator[Executor]:
+    from concurrent.futures import ProcessPoolExecutor
+
     context = multiprocessing.get_context("fork")
     executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=initializer, initargs=initargs)
     try:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from arrays import npy_header
 from converted import Command, read_back, same, save, shards_of
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import npy2tfrecord
@@ -323,7 +323,7 @@ SAMPLES = {
 }
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300)
 @given(data=st.data(), deflate=st.booleans(), rows=st.booleans())
 def test_no_damage_gives_a_wrong_array(tmp_path: Path, data: st.DataObject, deflate: bool, rows: bool) -> None:
     """Whatever byte is changed or cut: an error of ours, or the arrays as they were."""

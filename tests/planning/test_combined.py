@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from converted import Command, read_back, same, save, shards_of
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import npy2tfrecord
@@ -153,7 +153,7 @@ def walk_order(key: str) -> tuple[list[str], str, int]:
     return folders, name, int(row or 0)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(case=cases())
 def test_any_combination_of_options(tmp_path: Path, command: Command, case: Case) -> None:
     root = tmp_path / "case"

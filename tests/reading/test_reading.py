@@ -119,7 +119,7 @@ def shaped_arrays(draw: Any) -> tuple[list[np.ndarray], str]:
     return [random_array(rng, dtype_from_name(dtype), shape) for shape in shapes], dtype
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shaped_arrays(), st.sampled_from([0, 1]), st.integers(0, 2))
 @example(([np.array(1j)], "complex128"), 0, 0)
 def test_batches_of_any_shapes_are_padded_as_numpy_would(
