@@ -22,6 +22,8 @@ import pytest
 from arrays import same_bits, tree, values_of, write_npy
 from converted import read_back
 
+from npy2tfrecord.commands import main
+
 COMMAND = [sys.executable, "-W", "error", "-m", "npy2tfrecord"]
 NAMES = ("a", "b/c", "b/d", "e")
 
@@ -225,7 +227,7 @@ def test_info_shows_features_shapes_splits_and_shards(here: Path) -> None:
     assert "train-00001-of-00002.tfrecord  1 example" in text
 
 
-def test_dry_run_tells_and_writes_nothing(here: Path) -> None:
+def test_dry_run_reports_and_writes_nothing(here: Path) -> None:
     before = tree(here)
     done = run(here, "convert", "--dry-run", "source", "out", "--num-shards", "2")
     assert done.stdout.startswith("Would write to out: 4 examples in 2 shards")
@@ -238,7 +240,7 @@ def test_dry_run_tells_and_writes_nothing(here: Path) -> None:
         del manifest["hash"]
         for shard in manifest["splits"]["train"]["shards"]:
             del shard["hash"]
-            shard.pop("keys", None)
+            del shard["tail"]
     assert planned == written
 
 
@@ -282,6 +284,32 @@ def test_source_may_have_any_name(here: Path, name: bytes) -> None:
     assert read_back(here / os.fsdecode(b"-out\xfe")).keys() == {os.fsdecode(name[:-4])}
 
 
+def test_words_after_two_dashes_are_arguments_also_behind_an_option_that_takes_many(here: Path) -> None:
+    run(here, "convert", "source", "out")
+    os.rename(here / "source", here / "-s")
+    (here / "other").mkdir()
+    run(here, "verify", "--source", "./-s", "--", "out")
+    run(here, "verify", "--source", "./-s", "--json", "--", "out")
+    run(here, "convert", "--include", "*.npy", "--jobs", "1", "--", "-s", "-out")
+    run(here, "convert", "./-s/a.npy", "--rows", "--", "-s/e.npy", "two")  # arguments on both sides
+    assert len(read_back(here / "two")) == 2 + 5
+    run(here, "info", "--", "-out")
+    run(here, "export", "--", "-out", "-back")
+    assert (here / "-back" / "b" / "c.npy").is_file()
+    done = run(here, "verify", "--source", "./-s", "out", code=2)
+    assert "OUT is missing; it comes before --source, or after --" in done.stderr
+
+
+def test_a_key_may_start_with_a_dash(here: Path) -> None:
+    os.rename(here / "source" / "a.npy", here / "source" / "-a.npy")
+    run(here, "convert", "source", "out")
+    assert "-a: record" in run(here, "show", "out", "--", "-a").stdout
+
+
+def test_options_after_two_dashes_are_arguments(here: Path) -> None:
+    assert "source --seed: No such file" in run(here, "convert", "source", "--", "--seed", "out", code=2).stderr
+
+
 def test_paths_may_be_absolute_relative_or_end_in_slashes(here: Path) -> None:
     (here / "below").mkdir()
     run(here, "convert", "source", "one")
@@ -298,8 +326,13 @@ def test_terminal_of_any_encoding_shows_it(here: Path, encoding: str) -> None:
     run(here, "convert", "source", "out", env=environment, text=False)
     text = run(here, "info", "out", env=environment, text=False).stdout.decode(encoding)
     assert f"array  float32  ({'2–9' if encoding == 'utf-8' else '2-9'}, 3)" in text
+    assert ("█" if encoding == "utf-8" else "##") in text
     (here / "source" / "日本.npy").write_bytes(b"")
-    run(here, "scan", "--on-error", "skip", "source", env=environment, text=False, code=3)
+    done = run(here, "scan", "--on-error", "skip", "source", env=environment, text=False, code=3)
+    shown = "日本" if encoding == "utf-8" else "\\u65e5\\u672c"
+    assert f"source/{shown}.npy" in done.stdout.decode(encoding)
+    for words in (("--help",), ("convert", "--help"), ("show", "out", "a")):
+        run(here, *words, env=environment, text=False)
 
 
 def test_reader_that_leaves_early_is_no_error(here: Path) -> None:
@@ -432,7 +465,7 @@ def test_progress_is_json_lines_if_asked(many: Path) -> None:
 # --- help and the lines to read it with ---------------------------------------------------------
 
 
-@pytest.mark.parametrize("words", [(), ("convert",), ("scan",), ("info",), ("verify",), ("export",)])
+@pytest.mark.parametrize("words", [(), *((name,) for name in main.COMMANDS)])
 def test_help_needs_no_numpy(here: Path, words: tuple[str, ...]) -> None:
     code = f"""
 import sys
@@ -449,7 +482,7 @@ sys.exit(code or (str(loaded) if loaded else 0))
     assert "exit codes:" in done.stdout
 
 
-def test_version_is_told(here: Path) -> None:
+def test_version_is_printed(here: Path) -> None:
     assert re.fullmatch(r"npy2tfrecord \d+\.\d+\.\d+\S*\n", run(here, "--version").stdout)
 
 

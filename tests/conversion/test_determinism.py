@@ -18,7 +18,7 @@ from arrays import FORMS, tree, values_of, write_npy
 from disorder import shuffle_directories
 
 import npy2tfrecord
-from npy2tfrecord.conversion import converter
+from npy2tfrecord.conversion import converter, surveyor
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.sources import headers
 
@@ -52,7 +52,7 @@ def always_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes also for what is small."""
     monkeypatch.setattr(converter, "_BYTES_FOR_PROCESSES", 0)
     monkeypatch.setattr(converter, "_RECORDS_FOR_PROCESSES", 0)
-    monkeypatch.setattr(headers, "_TASKS_FOR_PROCESSES", 0)
+    monkeypatch.setattr(surveyor, "_TASKS_FOR_PROCESSES", 0)
     monkeypatch.setattr(headers, "_FILES_PER_TASK", 37)
 
 
@@ -62,13 +62,13 @@ def test_bytes_are_the_same_for_any_number_of_jobs(
     source: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, backend: str
 ) -> None:
     used = []
-    real = pool.run_once
+    real = pool.run
 
     def run(*arguments: Any, **keywords: Any) -> Any:
         used.append((keywords["jobs"], keywords["backend"]))
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(pool, "run_once", run)
+    monkeypatch.setattr(pool, "run", run)
     npy2tfrecord.convert(source, tmp_path / "out", jobs=jobs, backend=backend, **OPTIONS)
     assert set(used) == {(jobs, backend)}
     assert tree(tmp_path / "out") == expected

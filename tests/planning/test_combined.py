@@ -240,13 +240,3 @@ def test_options_shape_the_data_set(tmp_path: Path, option: str) -> None:
     npy2tfrecord.convert(tmp_path / "d", tmp_path / "out")
     with pytest.raises(npy2tfrecord.errors.ConflictError, match=option):
         npy2tfrecord.convert(tmp_path / "d", tmp_path / "out", **{option: values[option]})
-
-
-def test_calling_main_leaves_the_callers_process_alone(tmp_path: Path, command: Command) -> None:
-    """Only the program itself may choose how its workers start: a caller may have threads that a fork would break."""
-    from joblib.externals.loky.backend import context
-
-    save(tmp_path / "d", {"1": np.ones(3)})
-    before = context.get_start_method()
-    command.ok("convert", tmp_path / "d", tmp_path / "out", "--jobs", "2")
-    assert context.get_start_method() == before

@@ -16,8 +16,8 @@ from reading_data import number_of, random_array, same_bits, write_dataset
 
 import readers
 from npy2tfrecord.errors import DamageError, UsageError
-from npy2tfrecord.formats.feature_summary import feature_info
 from npy2tfrecord.formats.npy import SUPPORTED_NAMES, dtype_from_name
+from npy2tfrecord.planning.feature_summary import feature_info
 
 tf = pytest.importorskip("tensorflow")
 
