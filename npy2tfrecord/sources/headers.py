@@ -15,7 +15,15 @@ import numpy as np
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError
-from npy2tfrecord.formats.npy import FIRST_READ_BYTES, Header, check_size, header_size, parse_header
+from npy2tfrecord.formats.npy import (
+    FIRST_READ_BYTES,
+    MAGIC,
+    Header,
+    check_size,
+    cut_in_header,
+    header_size,
+    parse_header,
+)
 from npy2tfrecord.jobs import forks, pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.sources.finder import FileSet, Found
@@ -168,12 +176,13 @@ def read_header(handle: int, begin: bytes, status: os.stat_result, path: bytes) 
     if size > len(raw):
         raw += syscalls.pread(handle, size - len(raw), len(raw))
     if size > len(raw):
-        raise InputError(path, f"the file ends inside its header, after {len(raw)} of {size} bytes", "a whole file")
+        raise cut_in_header(path, f"{len(raw)} of {size} bytes")
     try:
         header = _known_header(raw)
     except InputError:
         header = parse_header(raw, path)  # for an error that says where
-    check_size(header, status.st_size, path)
+    if status.st_size != header.file_size:
+        check_size(header, status.st_size, path, behind=syscalls.pread(handle, len(MAGIC), header.file_size))
     return header
 
 
