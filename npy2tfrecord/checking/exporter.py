@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from npy2tfrecord import syscalls
+from npy2tfrecord import cleanup, syscalls
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
 from npy2tfrecord.formats import manifest as manifests
 from npy2tfrecord.formats.example import Value, parse_example
@@ -113,13 +113,16 @@ def _export_rows(path: str, manifest: Manifest, tree: _Tree) -> int:
             if manifest.skipped and whole.rows <= whole.last:
                 raise UsageError(f"{problem}: some were left out when they were converted, so it cannot come back")
             raise DamageError(problem)
-    try:
+
+    def begun() -> list[bytes]:
+        return [
+            _relative(manifest, manifest.feature(feature), name)
+            for (feature, name), whole in wholes.items()
+            if whole.is_there is not None
+        ]
+
+    with tree.removed_unless_complete(begun):
         _write_rows(path, manifest, tree, wholes)
-    except BaseException:
-        for (feature, name), whole in wholes.items():
-            if whole.is_there is not None:
-                tree.remove(_relative(manifest, manifest.feature(feature), name))
-        raise
     return len(wholes)
 
 
@@ -164,11 +167,25 @@ class _Tree:
         """A file to be written, open; it must not be there yet unless it may be replaced. An error removes it."""
         if self._overwrite:  # not by writing over it: it may have another name outside
             self.remove(key)
-        with self._file(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as handle:
-            try:
-                yield handle
-            except BaseException:
+        with (
+            self._file(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as handle,
+            self.removed_unless_complete(lambda: [key]),
+        ):
+            yield handle
+
+    @contextlib.contextmanager
+    def removed_unless_complete(self, keys: Callable[[], Iterable[bytes]]) -> Iterator[None]:
+        """Remove the files of these keys when an error ends the block, or a signal the process."""
+
+        def remove() -> None:
+            for key in keys():
                 self.remove(key)
+
+        with cleanup.at_sudden_end(remove):
+            try:
+                yield
+            except BaseException:
+                remove()
                 raise
 
     def old_file(self, key: bytes) -> AbstractContextManager[int]:

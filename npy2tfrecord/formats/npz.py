@@ -143,7 +143,7 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
             raise not_of_type("an .npz file", start, path)
         try:
             with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
-                infos = archive.infolist()
+                infos, directory = archive.infolist(), archive.start_dir
         except zipfile.BadZipFile as error:
             with os.fdopen(os.dup(handle), "rb") as file:
                 has_end = zipfile.is_zipfile(file)
@@ -151,6 +151,7 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
             raise InputError(path, what, _WHOLE) from None
         except (NotImplementedError, struct.error, ValueError, EOFError, UnicodeError) as error:
             raise InputError(path, f"a damaged archive ({error})", _WHOLE) from None
+        ends = _ends(infos, directory)
         infos = [info for info in infos if not info.filename.endswith("/")]
         if not infos:
             raise InputError(path, "an archive with nothing in it", "at least one array")
@@ -160,7 +161,7 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
         found = []
         for info in _chosen(infos, name, path):
             try:
-                member, header = _read_member(handle, info, path)
+                member, header = _read_member(handle, info, path, ends[info.filename])
             except InputError as error:
                 if name is None and len(infos) > 1:
                     others = " (NAME=FILE.npz takes the member NAME alone)"
@@ -181,7 +182,16 @@ def _chosen(infos: list[zipfile.ZipInfo], name: str | None, path: bytes) -> list
     return chosen
 
 
-def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes) -> tuple[Member, Header]:
+def _ends(infos: list[zipfile.ZipInfo], directory: int) -> dict[str, int]:
+    """The offset where each member must end at the latest: the start of the next one, or of the archive's directory."""
+    ends, end = {}, directory
+    for info in sorted(infos, key=lambda info: info.header_offset, reverse=True):
+        ends[info.filename] = end
+        end = info.header_offset
+    return ends
+
+
+def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> tuple[Member, Header]:
     where = path + b"[" + info.filename.encode("utf-8", "surrogateescape") + b"]"
     if info.flag_bits & _ENCRYPTED:
         raise InputError(where, "an encrypted member", "an archive without a password")
@@ -208,6 +218,10 @@ def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes) -> tuple[Membe
         crc=info.CRC,
         deflated=info.compress_type == zipfile.ZIP_DEFLATED,
     )
+    if member.offset + member.compressed > end:  # members that share their bytes can unpack to any size
+        room = max(0, end - member.offset)
+        found = f"a member of {member.compressed} bytes that ends inside what follows it after {room} (a zip bomb?)"
+        raise InputError(where, found, "members that do not overlap")
     if not member.deflated and member.compressed != member.size:
         raise InputError(where, "a stored member whose sizes differ", _WHOLE)
     raw = _start_of(handle, member, where, min(FIRST_READ_BYTES, member.size))
