@@ -112,7 +112,7 @@ def test_any_name_can_be_shown_in_an_error(tmp_path: Path, command: Command, nam
     assert result.code == 4
     (line,) = result.err.splitlines()
     assert line.isprintable()
-    assert "starts with b'no arr'" in line
+    assert "text, which begins with 'no array'" in line
     result = command("scan", "--json", "--on-error", "skip", plant(tmp_path / "s", "good.npy"))
     assert result.code == 3
     assert len(json.loads(result.out)["skipped"]) == 1
@@ -207,7 +207,7 @@ def test_pipes_sockets_and_devices_are_told_and_never_waited_for(tmp_path: Path,
             f"socket.{suffix}": "a socket; expected a regular file",
             f"device.{suffix}": "a device; expected a regular file"
             if suffix == "npy"
-            else "the file is empty; expected an .npz file (zip)",
+            else "the file is empty; expected an .npz file: download or copy it again, or leave it out with --exclude",
         }
 
 
