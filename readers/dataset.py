@@ -15,6 +15,7 @@ from readers.outputs import choose_outputs
 from readers.pipeline.malloc import keep_large_blocks
 from readers.pipeline.strategy import choose
 from readers.shards import damage
+from readers.shards.index import Table, load_table
 from readers.splits import Part
 
 if TYPE_CHECKING:
@@ -87,11 +88,12 @@ def load_dataset(
     outputs = choose_outputs(manifest, options)
     check_padding_names(manifest, options)
     check_shards(path, [selection.shards[i] for i in sorted({part.shard for part in selection.parts})])
-    parts, impassable = selection.parts, frozenset[int]()
+    parts, indexes = selection.parts, dict[int, Table]()
     if options.on_corrupt == "skip":
         damaged = damage.find(directory, selection.shards, parts, manifest.compression)
         parts = damage.without(parts, damaged)
-        impassable = frozenset(each.shard for each in damaged if each.head)
+        impassable = {each.shard for each in damaged if each.head}
+        indexes = {shard: load_table(directory, selection.shards[shard]) for shard in impassable}
         if damaged:
             damage.warn(directory, selection.shards, damaged)
     parts = splits.share(parts, *options.worker_index())
@@ -111,7 +113,7 @@ def load_dataset(
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
         wanted = set(outputs.values())
-        return ShardRecords(directory, selection.shards, parts, manifest.compression, wanted, decoders, impassable)
+        return ShardRecords(directory, selection.shards, parts, manifest.compression, wanted, decoders, indexes)
 
     return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
 
