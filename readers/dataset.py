@@ -8,21 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
-from readers import garbage, splits
-from readers.manifests import PathLike, check_shards, load_manifest
+from readers import splits
+from readers.manifests import PathLike, load_manifest
 from readers.options import AUTOTUNE, Features, Padding, ReadOptions
 from readers.outputs import choose_outputs
 from readers.pipeline.malloc import keep_large_blocks
 from readers.pipeline.strategy import choose
 from readers.shards import damage
 from readers.shards.index import Table, load_table
+from readers.shards.presence import check_shards
 from readers.splits import Part
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
-@garbage.put_off
 def load_dataset(
     path: PathLike,
     *,
@@ -87,7 +87,7 @@ def load_dataset(
     selection = splits.select(manifest, split)
     outputs = choose_outputs(manifest, options)
     check_padding_names(manifest, options)
-    check_shards(path, [selection.shards[i] for i in sorted({part.shard for part in selection.parts})])
+    check_shards(directory, [selection.shards[i] for i in sorted({part.shard for part in selection.parts})])
     parts, indexes = selection.parts, dict[int, Table]()
     if options.on_corrupt == "skip":
         damaged = damage.find(directory, selection.shards, parts, manifest.compression)

@@ -15,7 +15,7 @@ from npy2tfrecord.options import Options, parse_sources
 from npy2tfrecord.planning.joiner import Examples, join
 from npy2tfrecord.sources.finder import find
 from npy2tfrecord.sources.scanner import read_headers
-from readers import garbage, splits
+from readers import splits
 from readers.dataset import check_padding_names, features_used
 from readers.options import ReadOptions
 from readers.outputs import choose_outputs
@@ -30,7 +30,6 @@ _SPLIT = "train"
 _MAX_PIECES = 2**16
 
 
-@garbage.put_off
 def load_npy(
     sources: Any,
     *,

@@ -23,9 +23,7 @@ from readers.splits import Part
 _plain = tf.autograph.experimental.do_not_convert
 _BUFFER_BYTES = 256 * 2**10  # as TFRecordDataset has it
 _COMPRESSION = {"none": "", "gzip": "GZIP", "zlib": "ZLIB"}
-_ADVICE = (
-    ". TensorFlow's warning above has the cause. Copy or convert the data set again, or read with on_corrupt=skip"
-)
+_ADVICE = ". TensorFlow's warning above has the cause. Copy or convert the data set again, or read with on_corrupt=skip"
 
 
 class ShardRecords:

@@ -120,7 +120,7 @@ def choose(
         held = (6 if shuffle else 3) * block * max(example_bytes, padded if large else 0)
     lanes = max(1, min(MAX_LANES, math.floor(READ_AHEAD_BYTES / max(held, 1))))
     if compressed:
-        lanes = min(lanes, parts)  # a shard can't be entered in the middle without unpacking what is before
+        lanes = min(lanes, max(1, parts))  # a shard can't be entered in the middle without unpacking what is before
     if kind is Kind.EXAMPLES:
         parallel = max(1, min(parallel, math.floor(READ_AHEAD_BYTES / (3 * padded))))
     batch_bytes = (1 if options.batch_size is None else batch) * padded
