@@ -21,7 +21,6 @@ from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, LABEL
 from npy2tfrecord.formats.manifest import Manifest, ShardInfo
-from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.formats.shard import array_of, key_of
 from npy2tfrecord.formats.tfrecord import unframe
 from readers import splits
@@ -74,7 +73,7 @@ class ArraySource:
         for name, column in self._outputs.items():
             if column.endswith("/length"):
                 raise UsageError(f"{name!r}: arrays here have their own shape; there is no length to ask for")
-        self._infos = {info.name: (info, dtype_from_name(info.dtype)) for info in self.manifest.features}
+        self._infos = {info.name: (info, info.array_dtype) for info in self.manifest.features}
         self._shards = selection.shards
         self._parts = selection.parts
         self._ends = list(accumulate(part.count for part in self._parts))

@@ -242,4 +242,5 @@ def _first_difference(data: bytes, lines: list[bytes]) -> str:
             found = data[position : position + 60].split(b"\n")[0]
             return f"line {number + 1}, of record {number}, reads {found!r}, the shard says {line[:-1]!r}"
         position += len(line)
-    return f"{len(data) - position} bytes or more behind its last line, of record {len(lines) - 1}"
+    behind = f"its last line, of record {len(lines) - 1}" if lines else "its end: the shard has no records"
+    return f"{len(data) - position} bytes or more behind {behind}"

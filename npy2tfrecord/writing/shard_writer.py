@@ -18,9 +18,9 @@ from npy2tfrecord.errors import InputError, OutputError, display
 from npy2tfrecord.formats.manifest import ShardInfo, Skipped
 from npy2tfrecord.formats.shard import content_of, encode_index, encode_keys
 from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, feet, foot
-from npy2tfrecord.planning.planner import Column, ShardSpec
+from npy2tfrecord.planning.plan import Column, ShardSpec
 from npy2tfrecord.sources.array_reader import ArrayReader, changed
-from npy2tfrecord.sources.table import unreadable
+from npy2tfrecord.sources.table import stamp, unreadable
 from npy2tfrecord.writing.record_layout import Forms, scatter
 from npy2tfrecord.writing.sink import Compressor
 from npy2tfrecord.writing.statistics import Moments
@@ -231,11 +231,7 @@ class _ShardWriter:
                         closing(handle)
                     if count != len(raw) + len(view):  # a read may be cut short without the file being so
                         self._read_whole(column, source, view)
-                    elif (
-                        began != raw
-                        or hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
-                        != stamps[source]
-                    ):
+                    elif began != raw or stamp(status) != stamps[source]:
                         raise changed(paths[source])
             except (InputError, OSError) as error:
                 self._failed(first + i, paths[source], error)
