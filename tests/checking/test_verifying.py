@@ -392,7 +392,7 @@ def test_reading_by_number_takes_no_whole_records_in_other_places(kind: str, out
 @pytest.mark.parametrize("reader", ["by number", "skipping"])
 @pytest.mark.parametrize("part", ["shard", "index", "keys"])
 def test_a_pipe_does_not_hang_the_readers(part: str, reader: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from readers import manifests
+    from readers.shards import presence
 
     file = manifest_parsing.load(out).splits["train"][0].file
     path = out / {"shard": file, "index": manifest.index_name(file), "keys": manifest.keys_name(file)}[part]
@@ -401,7 +401,7 @@ def test_a_pipe_does_not_hang_the_readers(part: str, reader: str, out: Path, mon
     with pytest.raises(DamageError, match=f"{path.name}: not a regular file"):
         read_train(reader, out)
     # As if it were put there after the sizes had been looked at.
-    monkeypatch.setattr(manifests, "_problems", lambda shards: [])
+    monkeypatch.setattr(presence, "_problem", lambda directory, shard: "")
     with pytest.raises(DamageError, match=f"{path.name}: not a regular file"):
         read_train(reader, out)
 
