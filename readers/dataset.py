@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from npy2tfrecord.paths import local_path
-from readers import garbage, splits
-from readers.manifests import PathLike, check_shards, load_manifest
+from readers import splits
+from readers.manifests import PathLike, load_manifest
 from readers.options import AUTOTUNE, Features, Padding, ReadOptions
 from readers.outputs import choose_outputs
 from readers.pipeline.malloc import keep_large_blocks
 from readers.pipeline.strategy import choose
 from readers.shards import damage
+from readers.shards.index import Table, load_table
+from readers.shards.presence import check_shards
 from readers.splits import Part
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
-@garbage.put_off
 def load_dataset(
     path: PathLike,
     *,
@@ -87,11 +88,12 @@ def load_dataset(
     outputs = choose_outputs(manifest, options)
     check_padding_names(manifest, options)
     check_shards(directory, [selection.shards[i] for i in sorted({part.shard for part in selection.parts})])
-    parts, impassable = selection.parts, frozenset[int]()
+    parts, indexes = selection.parts, dict[int, Table]()
     if options.on_corrupt == "skip":
         damaged = damage.find(directory, selection.shards, parts, manifest.compression)
         parts = damage.without(parts, damaged)
-        impassable = frozenset(each.shard for each in damaged if each.head)
+        impassable = {each.shard for each in damaged if each.head}
+        indexes = {shard: load_table(directory, selection.shards[shard]) for shard in impassable}
         if damaged:
             damage.warn(directory, selection.shards, damaged)
     parts = splits.share(parts, *options.worker_index())
@@ -111,7 +113,7 @@ def load_dataset(
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
         wanted = set(outputs.values())
-        return ShardRecords(directory, selection.shards, parts, manifest.compression, wanted, decoders, impassable)
+        return ShardRecords(directory, selection.shards, parts, manifest.compression, wanted, decoders, indexes)
 
     return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
 

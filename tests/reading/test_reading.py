@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reading_data import number_of, random_array, same_bits, write_dataset
 
+import npy2tfrecord
 import readers
 from npy2tfrecord.errors import DamageError, UsageError
 from npy2tfrecord.formats.npy import SUPPORTED_NAMES, dtype_from_name
@@ -367,7 +369,7 @@ def test_a_damaged_record_is_an_error_that_says_which(tmp_path: Path, where: str
     shard.write_bytes(content)
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         list(readers.load_dataset(path, **options))
-    message = f"record 6 of {shard} is damaged or missing, at offset {offset}, key k/00016."
+    message = f"record 6 of {shard} is damaged or missing, at offset {offset}."
     assert message in error.value.message
 
 
@@ -429,6 +431,19 @@ def test_normalize_uses_the_manifests_statistics(tmp_path: Path, dtype: str) -> 
         )
     for element in readers.load_dataset(path, normalize=True):
         np.testing.assert_allclose(element["array"], expected[number_of(element["key"])], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "<M8[ns]", "<m8[s]"])
+@pytest.mark.parametrize("stats", [False, True])
+def test_normalize_of_what_has_no_statistics_does_not_ask_for_them(tmp_path: Path, dtype: str, stats: bool) -> None:
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", np.arange(6).astype(dtype))
+    npy2tfrecord.convert(tmp_path / "in", tmp_path / "out", stats=stats)
+    name = np.dtype(dtype).name
+    with pytest.raises(UsageError, match=rf"feature 'array' is {re.escape(name)}, .*features=…, or .*map_fn") as caught:
+        readers.load_dataset(tmp_path / "out", normalize=True)
+    assert "--stats" not in str(caught.value)
+    assert len(list(readers.load_dataset(tmp_path / "out"))) == 1
 
 
 def test_normalize_without_statistics_is_refused(fixed: Any) -> None:
