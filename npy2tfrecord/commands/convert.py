@@ -79,15 +79,18 @@ def run(arguments: argparse.Namespace) -> int:
         conversion = Conversion(arguments.sources, out, options, arguments.overwrite, progress)
         manifest = conversion.run(dry_run=arguments.dry_run)
     if arguments.json:
-        print(json.dumps(manifest.to_json(), indent=1))
+        print(json.dumps(manifest.to_json() | {"passed_over": dict(conversion.passed_over)}, indent=1))
     elif conversion.was_complete:
         count = text.count_text(manifest.examples, "example")
         shards = text.count_text(len(manifest.shards), "shard")
         print(f"{display(out)}: nothing left to do, {count} in {shards} are there")
-    elif arguments.dry_run:
-        print(text.manifest_text(manifest, f"Would write to {display(out)}"))
+        if conversion.passed_over:
+            print(text.passed_over_text(conversion.passed_over))
     else:
-        print(text.manifest_text(manifest, f"Wrote {display(out)}"))
-        print()
-        print(text.reading_text(manifest, out))
+        did = "Would write to" if arguments.dry_run else "Wrote"
+        print(text.manifest_text(manifest, f"{did} {display(out)}"))
+        if conversion.passed_over:
+            print("\n" + text.passed_over_text(conversion.passed_over))
+        if not arguments.dry_run:
+            print("\n" + text.reading_text(manifest, out))
     return 3 if manifest.skipped else 0
