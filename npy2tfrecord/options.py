@@ -148,6 +148,7 @@ _PARSERS: dict[str, _Parser] = {
     "on_error": _one_of("fail", "skip"),
     "rows": parse_flag,
     "group_by_suffix": parse_flag,
+    "members": parse_flag,
     "missing": _one_of("fail", "skip"),
     "labels": _optional(parse_path),
     "void_dtype": _optional(_parse_dtype),
@@ -239,6 +240,7 @@ class Options:
     # what an example is
     rows: bool = False
     group_by_suffix: bool = False
+    members: bool = False
     missing: str = "fail"
     labels: str | None = None
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None
@@ -279,7 +281,7 @@ class Options:
     def shaping(self) -> dict[str, Any]:
         """The options that change what is written, as the manifest records them."""
         names = (
-            *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "missing"),
+            *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "members", "missing"),
             *("void_dtype", "split_by", "shuffle", "seed", "compression", "stats"),
         )
         shaping = {name: getattr(self, name) for name in names}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +48,9 @@ class Examples:
         names = np.fromiter(map(len, table.files.names), dtype=np.int64, count=len(table.files))
         dirs = np.fromiter(map(len, table.files.dir_keys), dtype=np.int64, count=len(table.files.dir_keys))
         sizes = names[table.file_ids] + dirs[table.dir_ids[table.file_ids]] - len(table.suffix)
+        if table.key_members is not None:
+            inside = (len(os.fsencode(member.name)) + 1 for member in table.key_members)
+            sizes = sizes + np.fromiter(inside, dtype=np.int64, count=len(table))
         sizes = np.asarray(sizes[self.sources[0]])
         if self.rows is not None:
             digits = np.searchsorted(10 ** np.arange(1, 19), self.rows, side="right") + 1

@@ -13,7 +13,7 @@ from npy2tfrecord.options import Options
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.labels import label_by_directory, label_by_table
 from npy2tfrecord.sources.scanner import Scan
-from npy2tfrecord.sources.table import SourceTable
+from npy2tfrecord.sources.table import SourceTable, member_keys
 
 _SHOWN = 5  # keys, in a message
 _MAX_EMPTY_ROWS = 10**6  # of an array of shape (n, 0), whose size does not confirm n
@@ -46,7 +46,8 @@ def join(scan: Scan, options: Options) -> Examples:
 
 
 def _check_duplicates(table: SourceTable) -> None:
-    if not table.files.has_other_case and len(set(table.files.dir_keys)) == len(table.files.dir_keys):
+    names_differ = not table.files.has_other_case and table.key_members is None
+    if names_differ and len(set(table.files.dir_keys)) == len(table.files.dir_keys):
         return  # one directory, one key; names in a directory differ
     seen: dict[bytes, int] = {}
     for source, key in enumerate(table.keys()):
@@ -71,9 +72,9 @@ def _join_sources(
     """The sources of each feature from which examples are made. `bad` are files that cannot be used."""
     first, *others = tables
     everything = np.arange(len(first))
-    if not others or all(table.single_file for table in tables):
-        return (everything,) * len(tables)
-    all_keys = [table.keys() for table in tables]
+    if not others:
+        return (everything,)
+    all_keys = [_keys_to_join(table, tables) for table in tables]
     if all(keys == all_keys[0] for keys in all_keys[1:]):
         return (everything,) * len(tables)
     finders = [{key: source for source, key in enumerate(keys)} for keys in all_keys]
@@ -90,6 +91,14 @@ def _join_sources(
         skipped.append(Skipped(display(key), f"no {usable}{f' and no {usable}'.join(absent)} for this key"))
     kept = [key for key in all_keys[0] if key in complete]
     return tuple(np.fromiter((finder[key] for key in kept), np.int64, len(kept)) for finder in finders)
+
+
+def _keys_to_join(table: SourceTable, tables: tuple[SourceTable, ...]) -> list[bytes]:
+    """The keys of a table, without the files' names where every feature is a single file."""
+    if not all(table.single_file for table in tables):
+        return table.keys()
+    directories = table.dir_ids[table.file_ids].tolist()
+    return member_keys([table.files.dir_keys[d] for d in directories], table.key_members)
 
 
 def _describe_lacking(

@@ -14,7 +14,7 @@ from npy2tfrecord.formats.npz import Member
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import count_labels
 from npy2tfrecord.sources.cast import Cast
-from npy2tfrecord.sources.table import SourceTable
+from npy2tfrecord.sources.table import SourceTable, member_keys
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -32,6 +32,7 @@ class Column:
     suffix: bytes
     stamps: list[int]
     members: list[Member] | None
+    members_are_examples: bool
     sources: np.ndarray  # of each example, in the order of writing
     channels: int  # for statistics; 0 when there are none
 
@@ -44,7 +45,8 @@ class Column:
     def keys(self) -> list[bytes]:
         """The key of each source."""
         dir_keys, cut = self.dir_keys, -len(self.suffix)
-        return [dir_keys[d] + name[:cut] for d, name in zip(self.dir_ids, self.names, strict=True)]
+        keys = [dir_keys[d] + name[:cut] for d, name in zip(self.dir_ids, self.names, strict=True)]
+        return member_keys(keys, self.members if self.members_are_examples else None)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -188,6 +190,7 @@ def _column(table: SourceTable, sources: np.ndarray, cast: Cast, channels: int) 
         suffix=table.suffix,
         stamps=table.stamps[distinct].tolist(),
         members=[table.members[i] for i in distinct.tolist()] if table.members else None,
+        members_are_examples=table.members_are_examples,
         sources=local.reshape(-1).astype(np.int32),
         channels=channels,
     )

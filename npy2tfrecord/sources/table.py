@@ -62,6 +62,7 @@ class SourceTable:
     stamps: np.ndarray  # int64
     suffix: bytes  # the end of a file's name, behind the key
     members: list[Member] | None = None
+    members_are_examples: bool = False  # the key is that of the file, a slash and the member's name
     single_file: bool = False
 
     def __len__(self) -> int:
@@ -78,14 +79,21 @@ class SourceTable:
 
     def key(self, source: int) -> bytes:
         file = int(self.file_ids[source])
-        return self.files.dir_keys[int(self.dir_ids[file])] + self.files.names[file][: -len(self.suffix)]
+        key = self.files.dir_keys[int(self.dir_ids[file])] + self.files.names[file][: -len(self.suffix)]
+        return key if self.key_members is None else member_keys([key], self.key_members[source : source + 1])[0]
+
+    @property
+    def key_members(self) -> list[Member] | None:
+        """The members whose names are part of the keys."""
+        return self.members if self.members_are_examples else None
 
     def keys(self) -> list[bytes]:
         """The keys of all sources."""
         cut = -len(self.suffix)
         names, dir_keys = self.files.names, self.files.dir_keys
         directories = self.dir_ids[self.file_ids].tolist()
-        return [dir_keys[d] + names[f][:cut] for d, f in zip(directories, self.file_ids.tolist(), strict=True)]
+        keys = [dir_keys[d] + names[f][:cut] for d, f in zip(directories, self.file_ids.tolist(), strict=True)]
+        return member_keys(keys, self.key_members)
 
     def keys_of_files(self, paths: set[bytes]) -> set[bytes]:
         """The keys of these files, also of those that turned out to be no sources."""
@@ -129,6 +137,13 @@ def stamp(status: os.stat_result) -> int:
     `chmod`, by a hard link, and on network file systems that number their files anew.
     """
     return (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
+
+
+def member_keys(keys: list[bytes], members: list[Member] | None) -> list[bytes]:
+    """The keys of members, from those of their archives: unchanged where `members` is None."""
+    if members is None:
+        return keys
+    return [b"%s/%s" % (key, os.fsencode(member.name)) for key, member in zip(keys, members, strict=True)]
 
 
 def in_archive(path: bytes, member: Member) -> bytes:
