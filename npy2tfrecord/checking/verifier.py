@@ -67,7 +67,7 @@ def verify(
         if source is not None:
             options = _options_of(manifest, labels, running)
             if repair and damaged:
-                manifest = Conversion(source, path, options, False, None).run(damaged=frozenset(damaged))
+                manifest = Conversion(source, path, options).run(damaged=frozenset(damaged))
                 if repaired is not None:
                     for finding in _listed(damaged):
                         repaired(finding)
@@ -129,7 +129,7 @@ def _compare(
 ) -> Iterator[tuple[str, list[str]]]:
     """What differs between the shards and the sources, by shard."""
     try:
-        planned = Conversion(source, path, options, False, None).plan_like(manifest)
+        planned = Conversion(source, path, options).plan_like(manifest)
     except ConflictError as error:
         raise DamageError(str(error)) from None
     yield from compare(planned, path, options, jobs)
@@ -189,7 +189,7 @@ def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, l
     differs = _check_index(out, shard, lines)
     moved, other = _check_keys(out, manifest, shard, keys)
     if problem:
-        where = "--source tells which record"
+        where = "verify with --source to find the record"
         if moved is not None:
             where = f"record {moved}, key {display(keys[moved])!r}, is not the one that was written there"
         return shard.file, [f"{shard.file}: every record is whole, but {problem}; {differs or where}"]

@@ -76,7 +76,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     options = Options(**given(arguments, OPTIONS))
     with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
-        conversion = Conversion(arguments.sources, arguments.out, options, arguments.overwrite, progress)
+        conversion = Conversion(
+            arguments.sources, arguments.out, options, overwrite=arguments.overwrite, progress=progress
+        )
         manifest = conversion.run(dry_run=arguments.dry_run)
     if arguments.json:
         print(json.dumps(manifest.to_json(), indent=1))

@@ -134,14 +134,20 @@ def convert(
         num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync, read_back=read_back,
         jobs=jobs, backend=backend, scheduler=scheduler,
     )  # fmt: skip
-    return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
+    return Conversion(sources, os.fspath(out), options, overwrite=overwrite, progress=progress).run(dry_run=dry_run)
 
 
 class Conversion:
     """One run, from the sources to the manifest."""
 
     def __init__(
-        self, sources: Sources, out: str, options: Options, overwrite: bool, progress: ProgressFunction | None
+        self,
+        sources: Sources,
+        out: str,
+        options: Options,
+        *,
+        overwrite: bool = False,
+        progress: ProgressFunction | None = None,
     ) -> None:
         given = parse_sources(sources)
         self.sources = anchored(given, options.backend)
