@@ -60,7 +60,7 @@ class MemberStream:
         if self._inflate is None:
             view = view[: max(0, member.size - offset)]
             count = syscalls.read_into(self._handle, view, member.offset + offset)
-            if offset == self._position:  # all in order so far: the CRC can be told at the end
+            if offset == self._position:  # all read in order so far: the CRC is known at the end
                 self._crc = zlib.crc32(view[:count], self._crc)
                 self._position += count
                 if self._position == member.size:

@@ -37,7 +37,7 @@ def keys_of(out: Path) -> list[str]:
 
 
 def problems_of(source: Path, **options: Any) -> dict[str, str]:
-    """What a scan that goes on finds wrong, by the path below the source."""
+    """The problems that a scan with --on-error skip reports, by the path below the source."""
     report = npy2tfrecord.scan(source, on_error="skip", **options)
     return {os.fsdecode(p.where).removeprefix(f"{source}/"): p.problem for p in report.problems}
 
@@ -248,8 +248,8 @@ def test_links_that_loop_are_told_and_not_followed_for_ever(tmp_path: Path) -> N
     (source / "d" / "self").symlink_to(".")
     report = npy2tfrecord.scan(source, on_error="skip", follow_symlinks=True)
     assert report.counts == (2,)
-    told = {os.fsdecode(p.where).removeprefix(f"{source}/"): p.found for p in report.problems}
-    assert told == dict.fromkeys(("d/e/up/", "d/self/"), "a link to a directory that it is in itself")
+    reported = {os.fsdecode(p.where).removeprefix(f"{source}/"): p.found for p in report.problems}
+    assert reported == dict.fromkeys(("d/e/up/", "d/self/"), "a link to a directory that it is in itself")
     with pytest.raises(InputError, match="1 more source has problems"):
         npy2tfrecord.convert(source, tmp_path / "out", follow_symlinks=True)
 
