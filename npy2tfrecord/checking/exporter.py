@@ -15,6 +15,7 @@ from npy2tfrecord.formats.example import Value, parse_example
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from npy2tfrecord.formats.npy import write_header
 from npy2tfrecord.formats.shard import array_of, key_of, read_records
+from npy2tfrecord.paths import local_path
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -30,7 +31,7 @@ def export(out: str | os.PathLike[str], directory: str | os.PathLike[str], *, ov
     `ConflictError` when something is in the way (files may be replaced with `overwrite`), `OutputError` when the
     disk fails.
     """
-    path, target = os.fspath(out), os.fspath(directory)
+    path, target = local_path(out, "data set"), local_path(directory, "DIR")
     manifest = manifest_parsing.load(path)
     try:
         os.makedirs(target, exist_ok=True)

@@ -16,7 +16,7 @@ from npy2tfrecord.formats.manifest import INDEX_DIR, Manifest, ShardInfo, index_
 from npy2tfrecord.formats.shard import NO_LINK_FLAGS, check_example, content_of, key_of, load_keys, read_records
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import Options, Sources, anchored, parse_sources
+from npy2tfrecord.options import Options, Sources, anchored, parse_path, parse_sources
 
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20
@@ -51,7 +51,8 @@ def verify(
     Returns the manifest. Raises `DamageError` that lists what is damaged: shard, record, offset, key, and the source
     if it is known; `UsageError` when there is no data set.
     """
-    path = os.fspath(out) if pool.is_local(backend) else os.path.abspath(out)
+    path = parse_path(out, "data set")
+    path = path if pool.is_local(backend) else os.path.abspath(path)
     manifest = manifest_parsing.load(path)
     if repair and source is None:
         raise UsageError("repair needs the sources: --repair --source SOURCE...")

@@ -46,7 +46,7 @@ def join(scan: Scan, options: Options) -> Examples:
 
 
 def _check_duplicates(table: SourceTable) -> None:
-    if len(set(table.files.dir_keys)) == len(table.files.dir_keys):
+    if not table.files.has_other_case and len(set(table.files.dir_keys)) == len(table.files.dir_keys):
         return  # one directory, one key; names in a directory differ
     seen: dict[bytes, int] = {}
     for source, key in enumerate(table.keys()):
@@ -54,9 +54,15 @@ def _check_duplicates(table: SourceTable) -> None:
             raise InputError(
                 table.path(source),
                 f"key {display(key)!r} is also that of {display(table.path(seen[key]))}",
-                "keys that differ: give one source for both directories, their parent",
+                f"keys that differ: {_remedy(table, source, seen[key])}",
             )
         seen[key] = source
+
+
+def _remedy(table: SourceTable, one: int, other: int) -> str:
+    if os.path.dirname(table.path(one)) == os.path.dirname(table.path(other)):
+        return "give one of the files another name, or --exclude it"
+    return "give one source for both directories, their parent"
 
 
 def _join_sources(

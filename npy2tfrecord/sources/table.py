@@ -28,6 +28,7 @@ class FileSet:
     dir_keys: list[bytes] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     dir_lengths: list[int] = field(default_factory=list)  # files found in each
+    has_other_case: bool = False  # a suffix such as .NPY: two names in one directory may have one key
 
     def add(self, directory: bytes, key: bytes, names: list[bytes]) -> None:
         if names:
@@ -92,7 +93,7 @@ class SourceTable:
         return {
             files.dir_keys[d] + name[:cut]
             for d, name in zip(self.dir_ids.tolist(), files.names, strict=True)
-            if name.endswith(self.suffix) and files.dirs[d] + name in paths
+            if _has_suffix(name, self.suffix) and files.dirs[d] + name in paths
         }
 
     def take(self, sources: np.ndarray) -> SourceTable:
@@ -113,6 +114,12 @@ class SourceTable:
         renumbered[order] = np.arange(len(order), dtype=np.int32)
         headers = [self.headers[i] for i in order.tolist()]
         return replace(self, header_ids=renumbered[self.header_ids], headers=headers)
+
+
+def _has_suffix(name: bytes, suffix: bytes) -> bool:
+    """Whether a name ends in `suffix`, of which the last four bytes are compared without case."""
+    end = name[-len(suffix) :]
+    return end[:-4] == suffix[:-4] and end[-4:].lower() == suffix[-4:]
 
 
 def stamp(status: os.stat_result) -> int:
