@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import UsageError
+from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from readers import garbage, splits
 from readers.manifests import PathLike, check_shards, load_manifest
@@ -110,8 +111,8 @@ def load_dataset(
     decoders = [make_decoder(info, strategy.methods[info.name], options) for info in used]
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
-        wanted = set(outputs.values())
-        return ShardRecords(directory, selection.shards, parts, manifest.compression, wanted, decoders, impassable)
+        label = manifest.label_dtype if LABEL in outputs.values() else None
+        return ShardRecords(directory, selection.shards, parts, manifest.compression, label, decoders, impassable)
 
     return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
 

@@ -65,9 +65,11 @@ def convert(
     void_dtype: Dtype | None = None,
     missing: str = "fail",
     labels: str | os.PathLike[str] | None = None,
+    label_by: str | None = None,
+    key_by: str | Sequence[str] | Mapping[str, str] | None = None,
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
     stats: bool = False,
-    split: str | Mapping[str, float] | None = None,
+    split: str | os.PathLike[str] | Mapping[str, float] | None = None,
     split_by: str | None = None,
     shard_size: int | str = DEFAULT_SHARD_SIZE,
     num_shards: int | None = None,
@@ -99,10 +101,15 @@ def convert(
     group_by_suffix: `0001.image.npy` and `0001.mask.npy` are features of example `0001`.
     void_dtype: the dtype of arrays of void (`V2`, `V1`), such as 'bfloat16': `np.save` drops its name.
     missing: 'fail' at a key that one of the named sources lacks, or 'skip' it.
-    labels: 'dirs' for the first folder below the source, or a CSV file with the columns key and label.
+    labels: 'dirs' for the first folder below the source, a CSV file with the columns key and label, or with `rows` a
+        `.npy` file with a label for each row. Integers are int64, other numbers float32, words are classes.
+    label_by: a regular expression; what it finds in a key is the label.
+    key_by: a regular expression, or 'NAME:REGEX', a list of these, or a mapping by feature; what it finds in a file's
+        path below the source, without suffix, is the key. Several groups are joined by slashes.
     dtype: cast while writing: a dtype for all features, 'NAME:DTYPE', a list of these, or a mapping by feature.
     stats: record minimum, maximum, mean, deviation, NaN and infinity counts in the manifest.
-    split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; or 'dirs', by the first folder.
+    split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; '5-fold' for `fold0` to `fold4` of about the same
+        size; 'dirs', by the first folder; or a CSV file with the columns key and split.
     split_by: a regular expression; keys in which it finds the same text go to one split together.
     shard_size: approximate size of a shard, in bytes or as in '128MB'.
     num_shards: shards per split, instead of a size; never more than there are examples.
@@ -127,9 +134,9 @@ def convert(
         include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
         void_dtype=void_dtype,  # type: ignore[arg-type]
         follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
-        missing=missing, dtype=dtype, stats=stats, split=split, split_by=split_by, shard_size=shard_size,
-        num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync, read_back=read_back,
-        jobs=jobs, backend=backend, scheduler=scheduler,
+        missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, stats=stats, split=split, split_by=split_by,
+        shard_size=shard_size, num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync,
+        read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
     )  # fmt: skip
     return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
 
@@ -174,13 +181,13 @@ class Conversion:
         if earlier is not None:
             batches = list(batches)  # what is complete needs no header
             self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(collect(batches)))
-            knows_all = options.labels in (None, "dirs")
+            knows_all = options.labels in (None, "dirs") and options.split_table is None
             if knows_all and not damaged and not self._lost_shards(earlier):
                 return self._complete(earlier)
         planned, identity = self._plan(batches)
         if earlier is not None:
             self._check_same(dict(earlier.options), dict(earlier.sources), identity)
-            if not damaged and not self._lost_shards(earlier):  # the table of labels, which has no name, is the same
+            if not damaged and not self._lost_shards(earlier):  # tables, whose names are not compared, are the same
                 return self._complete(earlier)
         if dry_run:
             sizes = planned.shard_sizes()
@@ -247,7 +254,7 @@ class Conversion:
             elif sources.get("names") != identity["names"]:
                 differ.append("the names of the source files have changed")
             elif "data" in identity and sources.get("data") != identity["data"]:
-                differ.append("the dtypes, shapes or labels of the sources have changed")
+                differ.append("the dtypes, shapes, labels or splits of the sources have changed")
         if differ:
             raise ConflictError(
                 f"{display(self.workspace.out)} holds a conversion of other data or with other options:"
@@ -389,7 +396,8 @@ class Conversion:
         return Manifest(
             features=_features(planned, np.concatenate(left_out), stats),
             splits=splits,
-            labels=None if planned.examples.labels is None else planned.examples.classes or (),
+            labels=planned.examples.classes,
+            label_dtype=planned.examples.label_dtype,
             label_counts=label_counts,
             compression=self.options.compression,
             options=self.options.shaping(),

@@ -32,6 +32,7 @@ FORMAT = "npy2tfrecord"
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 256 * 2**20  # a million shards, or three million skipped sources, fit
 COMPRESSIONS = ("none", "gzip", "zlib")
+LABEL_DTYPES = ("int64", "float32")
 MAX_SHARDS = 10**7 - 1  # of a split: seven digits of a file's name
 
 SPLIT_PATTERN = re.compile(r"[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*")
@@ -159,13 +160,14 @@ class Skipped:
 class Manifest:
     """A data set as written.
 
-    `labels` is None without labels, else the class names (empty: plain integers). `label_counts` has the splits whose
-    labels were counted.
+    `labels` is None without labels, else the class names (empty: plain numbers). `label_dtype` is "int64", or "float32"
+    for numbers to be predicted. `label_counts` has the splits whose labels were counted.
     """
 
     features: tuple[FeatureInfo, ...]
     splits: Mapping[str, tuple[ShardInfo, ...]]
     labels: tuple[str, ...] | None = None
+    label_dtype: str = "int64"
     compression: str = "none"
     options: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, Any] = field(default_factory=dict)
@@ -204,7 +206,7 @@ class Manifest:
             "examples": self.examples,
             "bytes": self.total_bytes,
             "features": {info.name: info.to_json() for info in self.features},
-            "labels": None if self.labels is None else {"classes": list(self.labels)},
+            "labels": None if self.labels is None else {"dtype": self.label_dtype, "classes": list(self.labels)},
             "compression": self.compression,
             "splits": {
                 split: {
@@ -314,6 +316,7 @@ def _parse(root: Node) -> Manifest:
         features=tuple(_parse_feature(name, node) for name, node in features.items()),
         splits=splits,
         labels=None if labels.value is None else tuple(n.string() for n in labels.get("classes").items()),
+        label_dtype="int64" if labels.value is None else _parse_label_dtype(labels),
         compression=compression.value,
         options={name: node.value for name, node in root.get("options").mapping().items()},
         sources={name: node.value for name, node in root.get("sources").mapping().items()},
@@ -322,6 +325,15 @@ def _parse(root: Node) -> Manifest:
         ),
         label_counts=label_counts,
     )
+
+
+def _parse_label_dtype(labels: Node) -> str:
+    dtype = labels.get("dtype")
+    if dtype.string() not in LABEL_DTYPES:
+        raise dtype.fail(f"one of {', '.join(LABEL_DTYPES)}")
+    if dtype.value != "int64" and labels.get("classes").items():
+        raise labels.get("classes").fail(f"none with {dtype.value}")
+    return str(dtype.value)
 
 
 def _parse_label_counts(node: Node, examples: int) -> LabelCounts:

@@ -28,9 +28,11 @@ def data_hash(planned: Plan) -> str:
         seen.update(sources.astype("<i8").tobytes() if not _is_range(sources) else b"all")
     if examples.labels is not None:
         seen.update(
-            examples.labels.astype("<i8").tobytes()
+            examples.labels.astype(examples.labels.dtype.newbyteorder("<")).tobytes()
             + "\0".join(examples.classes or ()).encode("utf-8", "surrogateescape")
         )
+    if examples.splits is not None:
+        seen.update("\0".join(examples.split_names).encode() + examples.splits.astype("<i8").tobytes())
     return str(seen.hexdigest())
 
 

@@ -9,7 +9,7 @@ missing. It counts those there are, and is the error, which knows the shard and 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -36,7 +36,7 @@ class ShardRecords:
         shards: Sequence[ShardInfo],
         parts: Sequence[Part],
         compression: str,
-        wanted: Iterable[str],
+        label_dtype: str | None,  # None where no label is wanted
         decoders: Sequence[Decoder],
         impassable: frozenset[int] = frozenset(),
     ) -> None:
@@ -62,8 +62,8 @@ class ShardRecords:
         }
         self._shapes["key"] = tf.io.FixedLenFeature([], tf.string)
         self._spec: dict[str, tf.io.FixedLenFeature] = {}
-        if "label" in wanted:
-            self._spec["label"] = tf.io.FixedLenFeature([], tf.int64)
+        if label_dtype is not None:
+            self._spec["label"] = tf.io.FixedLenFeature([], label_dtype)
         for decoder in decoders:
             self._spec[decoder.info.name] = tf.io.FixedLenFeature([], tf.string)
         self._spec |= self._shapes
