@@ -17,8 +17,10 @@ from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats.npy import (
     FIRST_READ_BYTES,
+    MAGIC,
     Header,
     check_size,
+    cut_in_header,
     dtype_from_name,
     header_size,
     parse_header,
@@ -180,12 +182,13 @@ def read_header(handle: int, begin: bytes, status: os.stat_result, path: bytes) 
     if size > len(raw):
         raw += syscalls.pread(handle, size - len(raw), len(raw))
     if size > len(raw):
-        raise InputError(path, f"the file ends inside its header, after {len(raw)} of {size} bytes", "a whole file")
+        raise cut_in_header(path, f"{len(raw)} of {size} bytes")
     try:
         header = _known_header(raw)
     except InputError:
         header = parse_header(raw, path)  # for an error that names the file
-    check_size(header, status.st_size, path)
+    if status.st_size != header.file_size:
+        check_size(header, status.st_size, path, behind=syscalls.pread(handle, len(MAGIC), header.file_size))
     return header
 
 

@@ -30,14 +30,20 @@ BUFFER_BYTES = 4 * 2**20  # a worker's; records that fit are laid out in it, lar
 LARGE_BUFFER_BYTES = 128 * 2**20  # the same where each time it is filled costs a pass over a whole file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardEntry:
     """A shard as written, in temporary files that are still to be given their names."""
 
     shard: ShardInfo
     sources_hash: str  # empty where it is not known which files the shard was made of
+    compressor: str | None = None  # its name and version, where it compressed the shard
     left_out: tuple[tuple[int, Skipped], ...] = ()  # positions in the plan's shard
     moments: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # of each feature, if asked for
+
+    @classmethod
+    def of(cls, shard: ShardInfo) -> ShardEntry:
+        """A shard of which only the manifest is known."""
+        return cls(shard=shard, sources_hash="")
 
     @property
     def file(self) -> str:
@@ -93,8 +99,9 @@ def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, syn
     except OSError as error:
         raise OutputError.from_os("write", path, error) from error
     return ShardEntry(
-        shard=ShardInfo(spec.file, len(sizes), content.bytes, content.hash, content.tail),
+        shard=ShardInfo(spec.file, len(sizes), content.bytes, content.hash, content.tail, sink.unpacked),
         sources_hash=spec.sources_hash,
+        compressor=sink.name,
         left_out=tuple((i, Skipped(display(bad[i].where), bad[i].problem)) for i in sorted(bad)),
         moments={name: one.state() for name, one in moments.items()},
     )
@@ -144,6 +151,8 @@ class _ShardWriter:
         self._room = LARGE_BUFFER_BYTES if spec.reads_whole_files else BUFFER_BYTES
         if spec.rows is None and spec.size > _LARGE_RECORD_BYTES * len(spec):
             self._room //= 4
+        # A large record passes through the buffer in pieces that begin with the first channel.
+        self._room = max([self._room, *(c.cast.itemsize * max(c.channels, 1) for c in spec.columns)])
         self._buffer = memoryview(bytearray(min(self._room, spec.size)))
         self._start = bytearray()
         self._tail = bytearray(1)
@@ -328,7 +337,7 @@ class _ShardWriter:
                 sink.write(memoryview(between[f - 1]))
             source = int(column.sources[record])
             start = 0 if spec.rows is None else int(spec.rows[record]) * payload
-            whole = column.cast.itemsize * max(column.channels, 1)  # pieces begin with the first channel
+            whole = column.cast.itemsize * max(column.channels, 1)
             step = len(self._buffer) // whole * whole
             try:
                 reader = self._open(column, source)
