@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import UsageError
+from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from npy2tfrecord.paths import local_path
 from readers import splits
@@ -114,8 +115,8 @@ def load_dataset(
     decoders = [make_decoder(info, strategy.methods[info.name], options) for info in used]
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
-        wanted = set(outputs.values())
-        return ShardRecords(directory, selection.shards, parts, manifest.compression, wanted, decoders, indexes)
+        label = manifest.label_dtype if LABEL in outputs.values() else None
+        return ShardRecords(directory, selection.shards, parts, manifest.compression, label, decoders, indexes)
 
     return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
 

@@ -287,17 +287,24 @@ def array_of(example: Mapping[str, Value], info: FeatureInfo) -> np.ndarray:
         raise DamageError(f"{name!r} has shape {shape}: {error}") from None
 
 
+def label_of(example: Mapping[str, Value], manifest: Manifest) -> int | float:
+    """The label of an example. Raises `DamageError` when there is none of the manifest's dtype."""
+    label = example.get(LABEL)
+    if isinstance(label, tuple if manifest.label_dtype == "float32" else list) and len(label) == 1:
+        number: int | float = label[0]
+        return number
+    raise DamageError(f"the example has no {manifest.label_dtype} label")
+
+
 def check_example(example: Mapping[str, Value], manifest: Manifest) -> None:
     """Raise `DamageError` unless an example has every feature, a key, and a label where the data set has labels."""
     key_of(example)
     for info in manifest.features:
         array_of(example, info)
     if manifest.labels is not None:
-        label = example.get(LABEL)
-        if not isinstance(label, list) or len(label) != 1:
-            raise DamageError("the example has no label")
-        if manifest.labels and not 0 <= label[0] < len(manifest.labels):
-            raise DamageError(f"label {label[0]} is none of the {len(manifest.labels)} classes")
+        label = label_of(example, manifest)
+        if manifest.labels and not 0 <= label < len(manifest.labels):
+            raise DamageError(f"label {label} is none of the {len(manifest.labels)} classes")
     allowed = {KEY, LABEL} if manifest.labels is not None else {KEY}
     for info in manifest.features:
         allowed |= {info.name, f"{info.name}/shape", f"{info.name}/dtype"}

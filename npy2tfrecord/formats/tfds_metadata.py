@@ -55,7 +55,7 @@ def neighbour_files(manifest: Manifest) -> dict[str, bytes]:
             if all(_is_line(name) for name in manifest.labels):
                 files[f"{LABEL}.labels.txt"] = "".join(f"{name}\n" for name in manifest.labels).encode()
         else:
-            features[LABEL] = _tensor((), "int64", "none")
+            features[LABEL] = _tensor((), manifest.label_dtype, "none")
     files["features.json"] = _json(
         {"pythonClassName": f"{_FEATURES}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
     )
