@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import UsageError
+from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from npy2tfrecord.paths import local_path
 from readers import splits
@@ -58,7 +59,7 @@ def load_dataset(
     drop_remainder: leave out the last batch when it is smaller, so that the batch's size is static.
     shuffle: True, or how much is shuffled at a time: examples, or a size such as '256MB'.
     seed: makes the order the same in every run; it still differs from epoch to epoch.
-    repeat: True for ever, or a number of epochs.
+    repeat: True without end, or a number of epochs.
     padding: to the longest of the batch ('batch'), the largest of the data set ('dataset'), or {'array': (512, 80)}.
     padding_value: what is padded with; a number, or a dict of them by feature.
     ragged: RaggedTensors instead of padding.
@@ -70,7 +71,8 @@ def load_dataset(
     deterministic: whether the order must be the same every time; None where a seed is given or nothing is shuffled.
     cache: True to keep what was read in memory, or the path of a file to keep it in.
     prefetch, num_parallel_calls: chosen when left out.
-    tune_malloc: whether glibc may be told to keep large blocks of memory; None where batches are large.
+    tune_malloc: make glibc keep large blocks of memory, in the whole process, which is said once in the log `readers`
+        at level INFO; None where batches are large. `docs/reading.md` has the environment variables that do the same.
     on_corrupt: 'raise', or 'skip' to check all records first and leave out the damaged ones, with a `DamageWarning`.
 
     Raises `UsageError` for a request that can't be met and `DamageError` for a missing or wrong shard.
@@ -87,7 +89,8 @@ def load_dataset(
     selection = splits.select(manifest, split)
     outputs = choose_outputs(manifest, options)
     check_padding_names(manifest, options)
-    check_shards(directory, [selection.shards[i] for i in sorted({part.shard for part in selection.parts})])
+    used_shards = [selection.shards[i] for i in sorted({part.shard for part in selection.parts})]
+    check_shards(directory, used_shards, compare_tails=options.on_corrupt == "raise")
     parts, indexes = selection.parts, dict[int, Table]()
     if options.on_corrupt == "skip":
         damaged = damage.find(directory, selection.shards, parts, manifest.compression)
@@ -112,8 +115,8 @@ def load_dataset(
     decoders = [make_decoder(info, strategy.methods[info.name], options) for info in used]
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
-        wanted = set(outputs.values())
-        return ShardRecords(directory, selection.shards, parts, manifest.compression, wanted, decoders, indexes)
+        label = manifest.label_dtype if LABEL in outputs.values() else None
+        return ShardRecords(directory, selection.shards, parts, manifest.compression, label, decoders, indexes)
 
     return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
 

@@ -110,7 +110,7 @@ def _export_rows(path: str, manifest: Manifest, tree: _Tree) -> int:
             whole.last = max(whole.last, row)
     for (_, name), whole in wholes.items():
         if whole.last + 1 != whole.rows:
-            problem = f"of {display(name)!r} there are {whole.rows} rows, the last of which is number {whole.last}"
+            problem = f"{display(name)!r} has {whole.rows} rows here, and the last one is number {whole.last}"
             if manifest.skipped and whole.rows <= whole.last:
                 raise UsageError(f"{problem}: some were left out when they were converted, so it cannot come back")
             raise DamageError(problem)
@@ -200,7 +200,7 @@ class _Tree:
 
     @contextlib.contextmanager
     def _folder(self, key: bytes) -> Iterator[tuple[int, bytes]]:
-        """The open directory that the file of a key is in, made if need be, and the file's name there."""
+        """The open directory for the file of a key, made where it is missing, and the file's name in it."""
         *folders, name = key.split(b"/")
         if b"\0" in key or any(folder in (b"", b".", b"..") for folder in folders):
             raise DamageError(f"key {display(key)!r} is no path below a directory")

@@ -103,17 +103,18 @@ def _dtype_text(info: FeatureInfo) -> str:
 
 
 def features_text(
-    features: Sequence[FeatureInfo], labels: Sequence[str] | None = None, counts: Sequence[int] | None = None
+    features: Sequence[FeatureInfo], label: Sequence[str] | None = None, counts: Sequence[int] | None = None
 ) -> str:
     """A line for each feature, with bars for each axis that varies, and a line for the label if there is one.
 
-    `counts` are the numbers of arrays of each feature, where they may differ.
+    `label` are the dtype of the labels and what they are. `counts` are the numbers of arrays of each feature, where
+    they may differ.
     """
     rows = [[display(info.name), _dtype_text(info), shape_text(info), size_text(info.bytes)] for info in features]
     if counts is not None:
         rows = [[*row[:3], count_text(count, "array"), row[3]] for row, count in zip(rows, counts, strict=True)]
-    if labels is not None:
-        rows.append([LABEL, "int64", f"{len(labels):,} class{'es' * (len(labels) != 1)}" if labels else "integers", ""])
+    if label is not None:
+        rows.append([LABEL, *label, ""])
     lines = table_text(rows).split("\n")
     out = []
     for info, line in zip(features, lines, strict=False):
@@ -123,6 +124,14 @@ def features_text(
                 out.append(f"    axis {axis}:")
                 out.append(histogram_text(histogram, info.min_shape[axis]))
     return "\n".join(out + lines[len(features) :])
+
+
+def _label_cells(manifest: Manifest) -> tuple[str, str] | None:
+    names = manifest.labels
+    if names is None:
+        return None
+    numbers = "integers" if manifest.label_dtype == "int64" else "numbers"
+    return manifest.label_dtype, f"{len(names):,} class{'es' * (len(names) != 1)}" if names else numbers
 
 
 def splits_text(manifest: Manifest) -> str:
@@ -203,7 +212,7 @@ def manifest_text(manifest: Manifest, title: str) -> str:
         f" {size_text(manifest.total_bytes)}" + (f", {manifest.compression}" if manifest.compression != "none" else ""),
         "",
         "Features",
-        features_text(manifest.features, manifest.labels),
+        features_text(manifest.features, _label_cells(manifest)),
         "",
         "Splits",
         splits_text(manifest),

@@ -23,6 +23,7 @@ from npy2tfrecord.formats.manifest import (
     FILE_NAME,
     FORMAT,
     FORMAT_VERSION,
+    LABEL_DTYPES,
     MAX_FILE_BYTES,
     SPLIT_PATTERN,
     TAIL_BYTES,
@@ -172,6 +173,7 @@ def _parse(root: Node) -> Manifest:
         features=tuple(_parse_feature(name, node) for name, node in features.items()),
         splits=splits,
         labels=None if labels.value is None else tuple(n.string() for n in labels.get("classes").items()),
+        label_dtype="int64" if labels.value is None else _parse_label_dtype(labels),
         compression=compression.value,
         options={name: node.value for name, node in root.get("options").mapping().items()},
         sources={name: node.value for name, node in root.get("sources").mapping().items()},
@@ -181,6 +183,15 @@ def _parse(root: Node) -> Manifest:
         label_counts=label_counts,
         format_version=root.get("format_version").value,
     )
+
+
+def _parse_label_dtype(labels: Node) -> str:
+    dtype = labels.get("dtype")
+    if dtype.string() not in LABEL_DTYPES:
+        raise dtype.fail(f"one of {', '.join(LABEL_DTYPES)}")
+    if dtype.value != "int64" and labels.get("classes").items():
+        raise labels.get("classes").fail(f"none with {dtype.value}")
+    return str(dtype.value)
 
 
 def _parse_label_counts(node: Node, examples: int) -> LabelCounts:

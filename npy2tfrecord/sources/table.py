@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -61,6 +64,7 @@ class SourceTable:
     headers: list[Header]
     stamps: np.ndarray  # int64
     suffix: bytes  # the end of a file's name, behind the key
+    key_by: str | None = None  # a regular expression: what it finds in the path without suffix is the key
     members: list[Member] | None = None
     members_are_examples: bool = False  # the key is that of the file, a slash and the member's name
     single_file: bool = False
@@ -79,8 +83,8 @@ class SourceTable:
 
     def key(self, source: int) -> bytes:
         file = int(self.file_ids[source])
-        key = self.files.dir_keys[int(self.dir_ids[file])] + self.files.names[file][: -len(self.suffix)]
-        return key if self.key_members is None else member_keys([key], self.key_members[source : source + 1])[0]
+        members = None if self.key_members is None else [self.key_members[source]]
+        return file_keys(self.files.dir_keys, [int(self.dir_ids[file])], [self.files.names[file]], self, members)[0]
 
     @property
     def key_members(self) -> list[Member] | None:
@@ -88,21 +92,21 @@ class SourceTable:
         return self.members if self.members_are_examples else None
 
     def keys(self) -> list[bytes]:
-        """The keys of all sources."""
-        cut = -len(self.suffix)
-        names, dir_keys = self.files.names, self.files.dir_keys
+        """The keys of all sources; empty where `key_by` finds nothing."""
+        names = self.files.names
         directories = self.dir_ids[self.file_ids].tolist()
-        keys = [dir_keys[d] + names[f][:cut] for d, f in zip(directories, self.file_ids.tolist(), strict=True)]
-        return member_keys(keys, self.key_members)
+        files = (names[f] for f in self.file_ids.tolist())
+        return file_keys(self.files.dir_keys, directories, files, self, self.key_members)
 
     def keys_of_files(self, paths: set[bytes]) -> set[bytes]:
         """The keys of these files, also of those that turned out to be no sources."""
-        cut, files = -len(self.suffix), self.files
-        return {
-            files.dir_keys[d] + name[:cut]
+        files = self.files
+        chosen = [
+            (d, name)
             for d, name in zip(self.dir_ids.tolist(), files.names, strict=True)
             if _has_suffix(name, self.suffix) and files.dirs[d] + name in paths
-        }
+        ]
+        return set(file_keys(files.dir_keys, [d for d, _ in chosen], (name for _, name in chosen), self))
 
     def take(self, sources: np.ndarray) -> SourceTable:
         """The table of these sources only."""
@@ -130,6 +134,45 @@ def _has_suffix(name: bytes, suffix: bytes) -> bool:
     return end[:-4] == suffix[:-4] and end[-4:].lower() == suffix[-4:]
 
 
+class Naming(Protocol):
+    """How keys are made of names."""
+
+    @property
+    def suffix(self) -> bytes: ...
+
+    @property
+    def key_by(self) -> str | None: ...
+
+
+def file_keys(
+    dir_keys: list[bytes],
+    directories: Iterable[int],
+    names: Iterable[bytes],
+    naming: Naming,
+    members: list[Member] | None = None,
+) -> list[bytes]:
+    """The key of each file: its path below the root without suffix, or what a regular expression finds in that.
+
+    With `members`, the key of each of these: the path of its archive, a slash and its name.
+    Several groups are joined by slashes; a group that takes no part is left out. Where none takes part, the key is
+    all that matches. Where nothing is found, the key is empty.
+    """
+    cut = -len(naming.suffix)
+    keys = [dir_keys[d] + name[:cut] for d, name in zip(directories, names, strict=True)]
+    if members is not None:
+        keys = member_keys(keys, members)
+    if naming.key_by is None:
+        return keys
+    return [_found(match) for match in map(re.compile(naming.key_by).search, map(os.fsdecode, keys))]
+
+
+def _found(match: re.Match[str] | None) -> bytes:
+    if match is None:
+        return b""
+    groups = [group for group in match.groups() if group is not None]
+    return os.fsencode("/".join(groups or [match[0]]))
+
+
 def stamp(status: os.stat_result) -> int:
     """A file's size and time of modification as one number of 63 bits: another one means that the content changed.
 
@@ -139,10 +182,8 @@ def stamp(status: os.stat_result) -> int:
     return (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
 
 
-def member_keys(keys: list[bytes], members: list[Member] | None) -> list[bytes]:
-    """The keys of members, from those of their archives: unchanged where `members` is None."""
-    if members is None:
-        return keys
+def member_keys(keys: list[bytes], members: list[Member]) -> list[bytes]:
+    """The keys of members that are examples, from the key of the archive of each."""
     return [b"%s/%s" % (key, os.fsencode(member.name)) for key, member in zip(keys, members, strict=True)]
 
 

@@ -22,6 +22,7 @@ from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, parse_example
 from npy2tfrecord.formats.manifest import Hash, ShardInfo
 from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, data_length, unframe
+from npy2tfrecord.syscalls import usable_cores
 from readers.shards.index import Keys, load_keys, load_table
 from readers.shards.presence import open_shard
 from readers.splits import Part
@@ -56,7 +57,7 @@ def find(directory: str, shards: Sequence[ShardInfo], parts: Sequence[Part], com
             f"on_corrupt='skip' needs the index; in {compression}-compressed shards records can't be found"
         )
     used = sorted({part.shard for part in parts})
-    with ThreadPoolExecutor(min(len(used), os.cpu_count() or 1) or 1) as pool:
+    with ThreadPoolExecutor(max(1, min(len(used), usable_cores()))) as pool:
         return [bad for found in pool.map(lambda i: _check(directory, i, shards[i]), used) for bad in found]
 
 
@@ -128,7 +129,7 @@ def _misplaced(
 @contextmanager
 def _opened(directory: str, info: ShardInfo) -> Iterator[IO[bytes]]:
     try:
-        with os.fdopen(open_shard(directory, info), "rb", buffering=_CHUNK_BYTES) as file:
+        with os.fdopen(open_shard(directory, info, compare_tail=False), "rb", buffering=_CHUNK_BYTES) as file:
             yield file
     except OSError as error:
         raise DamageError(f"{display(os.path.join(directory, info.file))}: {error.strerror or error}") from error

@@ -381,7 +381,7 @@ def test_reading_by_number_takes_no_whole_records_in_other_places(kind: str, out
     read_train("by number", out)
     (out / file).write_bytes(b"".join(change(records)))
     with pytest.raises(
-        Exception, match=f"{file}: .* bytes, expected|{file}.* a whole record|every record is whole"
+        Exception, match=f"{file}: .* bytes, expected|{file}: ends in the bytes|{file}.* a whole record"
     ) as caught:
         read_train("by number", out)
     assert type(caught.value).__name__ in ("DamageError", "InvalidArgumentError")
@@ -389,8 +389,16 @@ def test_reading_by_number_takes_no_whole_records_in_other_places(kind: str, out
         verify(out)
 
 
-@pytest.mark.parametrize("reader", ["by number", "skipping"])
-@pytest.mark.parametrize("part", ["shard", "index", "keys"])
+@pytest.mark.parametrize(
+    ("reader", "part"),
+    [
+        ("by number", "shard"),
+        ("by number", "index"),
+        ("by number", "keys"),
+        ("skipping", "shard"),
+        ("skipping", "index"),
+    ],
+)
 def test_a_pipe_does_not_hang_the_readers(part: str, reader: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from readers.shards import presence
 
@@ -401,7 +409,7 @@ def test_a_pipe_does_not_hang_the_readers(part: str, reader: str, out: Path, mon
     with pytest.raises(DamageError, match=f"{path.name}: not a regular file"):
         read_train(reader, out)
     # As if it were put there after the sizes had been looked at.
-    monkeypatch.setattr(presence, "_problem", lambda directory, shard: "")
+    monkeypatch.setattr(presence, "_problem", lambda *shard, **how: "")
     with pytest.raises(DamageError, match=f"{path.name}: not a regular file"):
         read_train(reader, out)
 
@@ -411,7 +419,7 @@ def test_a_pipe_in_the_place_of_an_index_does_not_keep_a_damaged_record_from_bei
 
     file = manifest_parsing.load(out).splits["train"][0].file
     data = bytearray((out / file).read_bytes())
-    data[-1] ^= 1
+    data[len(data) // 2] ^= 1
     (out / file).write_bytes(data)
     index = out / manifest.index_name(file)
     index.unlink()

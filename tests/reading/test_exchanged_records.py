@@ -140,7 +140,6 @@ def test_exchanged_older_and_half_copied_shards_show_before_the_first_batch(
     openings: list[Callable[[], object]] = [
         lambda: readers.load_dataset(path, batch_size=8),
         lambda: readers.load_dataset(path, split="train[:5]", shuffle=True),
-        lambda: readers.load_dataset(path, on_corrupt="skip"),
         lambda: readers.ArraySource(path),
         lambda: before[0],
     ]

@@ -522,6 +522,41 @@ def test_options_that_make_no_sense_are_refused(fixed: Any, options: dict[str, A
         readers.load_dataset(fixed[0], **options)
 
 
+def numpy_numbers(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options with NumPy's numbers."""
+    kinds: dict[type, Any] = {bool: np.bool_, int: np.int64, tuple: lambda each: tuple(map(np.int32, each))}
+    return {name: kinds.get(type(value), lambda same: same)(value) for name, value in options.items()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 8, "drop_remainder": True, "repeat": 2, "prefetch": 1, "num_parallel_calls": 2},
+        {"batch_size": 8, "shuffle": 20, "seed": 3, "worker": (1, 2), "deterministic": True},
+        {"batch_size": 8, "shuffle": True, "seed": 3, "repeat": False},
+        {"batch_size": 4, "buckets": 3, "tune_malloc": False},
+        {"batch_size": 4, "buckets": (3, 7), "prefetch": -1, "ragged": True},
+        {"batch_size": 4, "with_lengths": True, "padding_value": 1, "cache": True},
+    ],
+)
+def test_numpy_numbers_mean_what_pythons_do(varying: Any, options: dict[str, Any]) -> None:
+    plain = readers.load_dataset(varying[0], **options)
+    same = readers.load_dataset(varying[0], **numpy_numbers(options))
+    assert same.cardinality() == plain.cardinality()
+    assert same.element_spec == plain.element_spec
+    assert keys_in_order(same) == keys_in_order(plain)
+
+
+@pytest.mark.parametrize(
+    "name", ["batch_size", "shuffle", "seed", "repeat", "prefetch", "num_parallel_calls", "worker", "buckets"]
+)
+@pytest.mark.parametrize("value", [np.float32(8), 8.0, np.array([2.0]), "x", np.datetime64("2020"), object()])
+def test_what_is_no_whole_number_is_refused_by_name(varying: Any, name: str, value: Any) -> None:
+    options = {"batch_size": 8} | {name: value}
+    with pytest.raises(UsageError, match=f"^{name}="):
+        readers.load_dataset(varying[0], **options)
+
+
 def test_padding_values_that_the_dtype_cannot_hold_are_refused(tmp_path: Path) -> None:
     path = write_dataset(tmp_path, [np.zeros(n, np.uint8) for n in (1, 2)])
     for value in (-1, 256, 0.5, math.nan):
