@@ -28,7 +28,7 @@ _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("on_error", "missing", "compression", "void_dtype", "split_by", "labels", "label_by"), _TEXT),
     **dict.fromkeys(("seed", "num_shards", "shard_size"), _NUMBER),
     "split": (*_TEXT, dict),
-    **dict.fromkeys(("dtype", "key_by"), (dict,)),
+    **dict.fromkeys(("dtype", "rank", "key_by"), (dict,)),
 }
 
 

@@ -24,7 +24,7 @@ DESCRIPTION = "Convert .npy and .npz files to sharded TFRecords. Run it again to
 OPTIONS = (
     *SELECTION_OPTIONS,
     *EXAMPLE_OPTIONS,
-    *("missing", "labels", "label_by", "key_by", "dtype", "stats"),
+    *("missing", "labels", "label_by", "key_by", "stats"),
     *("split", "split_by", "shard_size", "num_shards", "shuffle", "seed", "compression"),
     *("fsync", "read_back"),
     *RUNNING_OPTIONS,
@@ -51,7 +51,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="what it finds in the path below the source is the key; may be repeated",
     )
-    add("--dtype", metavar="[NAME:]DTYPE", action="append", help="cast while writing; may be repeated")
     add("--stats", action="store_true", help="record minimum, maximum, mean, deviation, NaN and infinity counts")
     group = parser.add_argument_group("splits and shards")
     add = group.add_argument

@@ -11,8 +11,9 @@ import numpy as np
 
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.manifest import FeatureInfo
+from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import Dtype, Options, Path, Sources, anchored, parse_sources
+from npy2tfrecord.options import Dtype, Options, Path, Rank, Sources, anchored, parse_sources
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
@@ -72,6 +73,8 @@ def scan(
     group_by_suffix: bool = False,
     members: bool = False,
     void_dtype: Dtype | None = None,
+    dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
+    rank: Rank | Sequence[Rank] | Mapping[str, Rank] | None = None,
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
@@ -93,6 +96,8 @@ def scan(
         "group_by_suffix": group_by_suffix,
         "members": members,
         "void_dtype": void_dtype,
+        "dtype": dtype,
+        "rank": rank,
         "jobs": jobs,
         "backend": backend,
         "scheduler": scheduler,
@@ -106,7 +111,8 @@ def scan(
     infos = []
     for table in scanned.tables:
         counts = np.bincount(table.header_ids, minlength=len(table.headers))
-        infos.append(summarize(table, counts, 0, table.headers[0].dtype))
+        to = options.cast_of(table.feature)
+        infos.append(summarize(table, counts, 0, table.headers[0].dtype if to is None else dtype_from_name(to)))
     return ScanReport(
         features=tuple(infos),
         counts=tuple(len(table) for table in scanned.tables),
