@@ -158,6 +158,7 @@ _PARSERS: dict[str, _Parser] = {
     "label_by": _optional(_parse_regex),
     "void_dtype": _optional(_parse_dtype),
     "split_by": _optional(_parse_regex),
+    "sort": _one_of("bytes", "natural"),
     "shuffle": parse_flag,
     "seed": _number(0, 2**64 - 1),
     "shard_size": parse_size,
@@ -304,6 +305,7 @@ class Options:
     # splits and shards
     split: str | os.PathLike[str] | Mapping[str, float] | None = None
     split_by: str | None = None
+    sort: str = "bytes"
     shuffle: bool = True
     seed: int = 0
     shard_size: int | str = DEFAULT_SHARD_SIZE  # bytes, once it is parsed
@@ -366,7 +368,7 @@ class Options:
         """The options that change what is written, as the manifest records them."""
         names = (
             *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "members", "missing"),
-            *("label_by", "void_dtype", "split_by", "shuffle", "seed", "compression", "stats"),
+            *("label_by", "void_dtype", "split_by", "sort", "shuffle", "seed", "compression", "stats"),
         )
         shaping = {name: getattr(self, name) for name in names}
         shaping["include"], shaping["exclude"] = list(self.include), list(self.exclude)

@@ -88,6 +88,7 @@ def convert(
     split_by: str | None = None,
     shard_size: int | str = DEFAULT_SHARD_SIZE,
     num_shards: int | None = None,
+    sort: str = "bytes",
     shuffle: bool = True,
     seed: int = 0,
     compression: str = "none",
@@ -131,6 +132,7 @@ def convert(
     split_by: a regular expression; keys in which it finds the same text go to one split together.
     shard_size: approximate size of a shard, in bytes or as in '128MB'.
     num_shards: shards per split, instead of a size; never more than there are examples.
+    sort: the order of the keys: 'bytes', or 'natural' for `frame_2` before `frame_10`.
     shuffle: spread the examples over the shards in random order; False keeps the order of their keys.
     seed: seed of that order and of the splits.
     compression: 'none', 'gzip' or 'zlib', of whole shards.
@@ -153,7 +155,7 @@ def convert(
         void_dtype=void_dtype,  # type: ignore[arg-type]
         follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix, members=members,
         missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, rank=rank, stats=stats, split=split,
-        split_by=split_by, shard_size=shard_size, num_shards=num_shards, shuffle=shuffle, seed=seed,
+        split_by=split_by, shard_size=shard_size, num_shards=num_shards, sort=sort, shuffle=shuffle, seed=seed,
         compression=compression, fsync=fsync, read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
     )  # fmt: skip
     converting = Conversion(sources, parse_path(out, "out"), options, overwrite=overwrite, progress=progress)

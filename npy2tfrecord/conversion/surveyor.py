@@ -17,6 +17,7 @@ from npy2tfrecord.options import Dtype, Options, Path, Rank, Sources, anchored, 
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
+from npy2tfrecord.planning.natural_order import first_inversion
 from npy2tfrecord.sources.finder import Batch, find, passed_over
 from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, run_here
 from npy2tfrecord.sources.scanner import Scan, scan_files
@@ -31,7 +32,7 @@ class ScanReport:
 
     `passed_over` has the numbers of files that are no sources, by suffix or kind. `examples` is the number of examples
     that have all features, `key` that of the first one, and `shapes` has the shapes of its arrays; where there is none,
-    `obstacle` says why.
+    `obstacle` says why. `inversion` are two keys that come in the other order with `sort="natural"`, if there are any.
     """
 
     features: tuple[FeatureInfo, ...]
@@ -43,6 +44,7 @@ class ScanReport:
     key: bytes | None
     shapes: Mapping[str, tuple[int, ...]]
     obstacle: str
+    inversion: tuple[bytes, bytes] | None
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -56,6 +58,7 @@ class ScanReport:
             "example": None
             if self.key is None
             else {"key": display(self.key), "shapes": {name: list(shape) for name, shape in self.shapes.items()}},
+            "natural_order_differs": self.inversion is not None,
             "passed_over": dict(self.passed_over),
             "skipped": [{"source": display(p.where), "reason": p.problem} for p in self.problems],
         }
@@ -123,6 +126,7 @@ def scan(
         key=None if examples is None else examples.key(0),
         shapes={} if examples is None else _shapes(examples, 0),
         obstacle=obstacle,
+        inversion=None if examples is None else first_inversion(examples),
     )
 
 
