@@ -177,9 +177,7 @@ class Conversion:
         batches: Iterable[Batch] = find(self.sources, self.options)
         earlier = None if self.overwrite else workspace.found_manifest()
         if earlier is not None:
-            batches = list(
-                batches
-            )  # the names show a complete data set, unless files have its labels or splits
+            batches = list(batches)  # the names show a complete data set, unless files have its labels or splits
             self._check_same(earlier, Fingerprint.of_files(collect(batches)))
             knows_all = self.options.labels in (None, "dirs") and self.options.split_table is None
             if knows_all and not self._lost(earlier, damaged):
