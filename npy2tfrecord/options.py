@@ -17,6 +17,7 @@ from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.example import KEY
 from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN
 from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.paths import local_path
 
 DEFAULT_FEATURE = "array"
 DEFAULT_SPLIT = "train"
@@ -69,10 +70,10 @@ def parse_text(value: Any, option: str) -> str:
 
 
 def parse_path(value: Any, option: str) -> str:
-    """A path as a string, whatever kind of path it is."""
+    """A path of this machine as a string, whatever kind of path it is."""
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise UsageError(f"{option} {value!r}: expected a path")
-    return os.fsdecode(value)
+    return local_path(value, option)
 
 
 def parse_size(value: Any, option: str = "size", *, needs_unit: bool = False) -> int:
@@ -179,7 +180,8 @@ def parse_sources(sources: Sources) -> tuple[tuple[str | None, bytes], ...]:
     if isinstance(sources, Mapping):
         pairs: list[tuple[str | None, bytes]] = []
         for feature, paths in sources.items():
-            pairs.extend((parse_text(feature, "feature name"), os.fsencode(path)) for path in _listed(paths))
+            named = parse_text(feature, "feature name")
+            pairs.extend((named, os.fsencode(local_path(path, "source"))) for path in _listed(paths))
     else:
         pairs = [_split_name(path) for path in _listed(sources)]
     if not pairs:
@@ -211,8 +213,8 @@ def _split_name(source: Path) -> tuple[str | None, bytes]:
     if equals and not isinstance(source, os.PathLike) and not os.path.lexists(path):
         text = os.fsdecode(name)
         if FEATURE_PATTERN.fullmatch(text):
-            return text, rest
-    return None, path
+            return text, os.fsencode(local_path(rest, "source"))
+    return None, os.fsencode(local_path(source, "source"))
 
 
 def check_feature_name(name: str) -> None:

@@ -23,6 +23,7 @@ from npy2tfrecord.formats.example import KEY, LABEL
 from npy2tfrecord.formats.manifest import Manifest, ShardInfo
 from npy2tfrecord.formats.shard import array_of, key_of, label_of
 from npy2tfrecord.formats.tfrecord import unframe
+from npy2tfrecord.paths import local_path
 from readers import splits
 from readers.manifests import PathLike, load_manifest
 from readers.options import Features, ReadOptions
@@ -59,7 +60,7 @@ class ArraySource:
     """
 
     def __init__(self, path: PathLike, *, split: str | None = None, features: Features = None) -> None:
-        self._path = os.fsdecode(path)
+        self._path = local_path(path, "path")
         self._split = split
         self._features = ReadOptions(features=features).features  # validated
         self.manifest: Manifest = load_manifest(path)

@@ -17,7 +17,7 @@ from npy2tfrecord.formats.manifest import INDEX_DIR, Manifest, ShardInfo, index_
 from npy2tfrecord.formats.shard import NO_LINK_FLAGS, check_example, content_of, key_of, load_keys, read_records
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import Options, Sources, anchored, parse_sources
+from npy2tfrecord.options import Options, Sources, anchored, parse_path, parse_sources
 
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20
@@ -54,7 +54,8 @@ def verify(
     Returns the manifest. Raises `DamageError` that lists what is damaged: shard, record, offset, key, and the source
     if it is known; `UsageError` when there is no data set.
     """
-    path = os.fspath(out) if pool.is_local(backend) else os.path.abspath(out)
+    path = parse_path(out, "data set")
+    path = path if pool.is_local(backend) else os.path.abspath(path)
     manifest = manifest_parsing.load(path)
     if repair and source is None:
         raise UsageError("repair needs the sources: --repair --source SOURCE...")
@@ -70,7 +71,7 @@ def verify(
         if source is not None:
             options = _options_of(manifest, {"labels": labels, "split": split}, running)
             if repair and damaged:
-                manifest = Conversion(source, path, options, False, None).run(damaged=frozenset(damaged))
+                manifest = Conversion(source, path, options).run(damaged=frozenset(damaged))
                 if repaired is not None:
                     for finding in _listed(damaged):
                         repaired(finding)
@@ -137,7 +138,7 @@ def _compare(
 ) -> Iterator[tuple[str, list[str]]]:
     """What differs between the shards and the sources, by shard."""
     try:
-        planned = Conversion(source, path, options, False, None).plan_like(manifest)
+        planned = Conversion(source, path, options).plan_like(manifest)
     except ConflictError as error:
         raise DamageError(str(error)) from None
     yield from compare(planned, path, options, jobs)
@@ -197,7 +198,7 @@ def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, l
     differs = _check_index(out, shard, lines)
     moved, other = _check_keys(out, manifest, shard, keys)
     if problem:
-        where = "--source tells which record"
+        where = "verify with --source to find the record"
         if moved is not None:
             where = f"record {moved}, key {display(keys[moved])!r}, is not the one that was written there"
         return shard.file, [f"{shard.file}: every record is whole, but {problem}; {differs or where}"]

@@ -16,6 +16,7 @@ from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.manifest import Manifest, ShardInfo
 from npy2tfrecord.formats.shard import array_of, check_example, key_of, label_of, load_index, read_records
 from npy2tfrecord.formats.tfrecord import unframe
+from npy2tfrecord.paths import local_path
 
 _BEGIN_BYTES = 4096  # of a record that are looked at for its key, besides the key itself
 
@@ -46,9 +47,10 @@ class View:
 
 def view(out: str | os.PathLike[str], key: str | bytes) -> View:
     """The example of that key. Raises `UsageError` when there is none, `DamageError` when it is damaged."""
-    manifest, wanted = manifest_parsing.load(out), os.fsencode(key)
+    path = local_path(out, "data set")
+    manifest, wanted = manifest_parsing.load(path), os.fsencode(key)
     for shard in manifest.shards:
-        for number, data in _candidates(os.fspath(out), shard, wanted, manifest):
+        for number, data in _candidates(path, shard, wanted, manifest):
             example = parse_example(data)
             if key_of(example) == wanted:
                 check_example(example, manifest)
@@ -59,7 +61,7 @@ def view(out: str | os.PathLike[str], key: str | bytes) -> View:
                     text = f"{np.float32(label):g}" if isinstance(label, float) else f"{label}{name}"
                 arrays = {info.name: array_of(example, info) for info in manifest.features}
                 return View(wanted, shard.file, number, text, arrays)
-    raise UsageError(f"{display(os.fspath(out))} has no example with the key {display(wanted)!r}")
+    raise UsageError(f"{display(path)} has no example with the key {display(wanted)!r}")
 
 
 def _candidates(out: str, shard: ShardInfo, key: bytes, manifest: Manifest) -> Iterator[tuple[int, memoryview]]:

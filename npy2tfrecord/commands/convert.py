@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 
 from npy2tfrecord.commands.arguments import (
     EXAMPLE_OPTIONS,
@@ -83,22 +82,26 @@ def run(arguments: argparse.Namespace) -> int:
     from npy2tfrecord.commands import text
     from npy2tfrecord.commands.progress import shown_progress
     from npy2tfrecord.conversion.converter import Conversion
-    from npy2tfrecord.options import Options
+    from npy2tfrecord.options import Options, parse_path
 
+    out = parse_path(arguments.out, "OUT")
     options = Options(**given(arguments, OPTIONS))
     with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
-        conversion = Conversion(arguments.sources, arguments.out, options, arguments.overwrite, progress)
+        conversion = Conversion(arguments.sources, out, options, overwrite=arguments.overwrite, progress=progress)
         manifest = conversion.run(dry_run=arguments.dry_run)
     if arguments.json:
-        print(json.dumps(manifest.to_json(), indent=1))
+        print(json.dumps(manifest.to_json() | {"passed_over": dict(conversion.passed_over)}, indent=1))
     elif conversion.was_complete:
         count = text.count_text(manifest.examples, "example")
         shards = text.count_text(len(manifest.shards), "shard")
-        print(f"{display(arguments.out)}: nothing left to do, {count} in {shards} are there")
-    elif arguments.dry_run:
-        print(text.manifest_text(manifest, f"Would write to {display(arguments.out)}"))
+        print(f"{display(out)}: nothing left to do, {count} in {shards} are there")
+        if conversion.passed_over:
+            print(text.passed_over_text(conversion.passed_over))
     else:
-        print(text.manifest_text(manifest, f"Wrote {display(arguments.out)}"))
-        print()
-        print(text.reading_text(manifest, os.fspath(arguments.out)))
+        did = "Would write to" if arguments.dry_run else "Wrote"
+        print(text.manifest_text(manifest, f"{did} {display(out)}"))
+        if conversion.passed_over:
+            print("\n" + text.passed_over_text(conversion.passed_over))
+        if not arguments.dry_run:
+            print("\n" + text.reading_text(manifest, out))
     return 3 if manifest.skipped else 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ _BAR_WIDTH = 40
 _MAX_BARS = 12
 _SHOWN_SKIPPED = 10
 _SHOWN_CLASSES = 10
+_SHOWN_KINDS = 8  # of files that are passed over
 _NAME_WIDTH = 32  # of a class name in a table
 
 
@@ -168,10 +169,19 @@ def scan_text(found: ScanReport) -> str:
     parts = [f"{count_text(found.files, 'file')}, {size_text(sum(info.bytes for info in found.features))} of values"]
     if found.features:
         parts += ["", "Features", features_text(found.features, counts=found.counts)]
+    if found.passed_over:
+        parts += ["", passed_over_text(found.passed_over)]
     if found.problems:
         skipped = [Skipped(display(p.where), p.problem) for p in found.problems]
         parts += ["", skipped_text(skipped, "--json")]
     return "\n".join(parts)
+
+
+def passed_over_text(counts: Mapping[str, int]) -> str:
+    """How many files of which kind are no sources: `Passed over: 12 hidden, 3 .txt`."""
+    kinds = [f"{count:,} {kind}" for kind, count in counts.items()]
+    others = sum([*counts.values()][_SHOWN_KINDS:])
+    return "Passed over: " + ", ".join(kinds[:_SHOWN_KINDS] + [f"{others:,} others"] * bool(others))
 
 
 def skipped_text(skipped: Sequence[Skipped], where: str) -> str:

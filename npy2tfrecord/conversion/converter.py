@@ -26,12 +26,12 @@ from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_sources
+from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_path, parse_sources
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.planner import plan
-from npy2tfrecord.sources.finder import Batch, collect, find
+from npy2tfrecord.sources.finder import Batch, collect, find, passed_over
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
 _BYTES_FOR_PROCESSES = 48 * 10**6  # below, starting worker processes takes longer than doing it here
@@ -141,14 +141,21 @@ def convert(
         shard_size=shard_size, num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync,
         read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
     )  # fmt: skip
-    return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
+    converting = Conversion(sources, parse_path(out, "out"), options, overwrite=overwrite, progress=progress)
+    return converting.run(dry_run=dry_run)
 
 
 class Conversion:
     """One run, from the sources to the manifest."""
 
     def __init__(
-        self, sources: Sources, out: str, options: Options, overwrite: bool, progress: ProgressFunction | None
+        self,
+        sources: Sources,
+        out: str,
+        options: Options,
+        *,
+        overwrite: bool = False,
+        progress: ProgressFunction | None = None,
     ) -> None:
         given = parse_sources(sources)
         self.sources = anchored(given, options.backend)
@@ -158,6 +165,7 @@ class Conversion:
         self.overwrite = overwrite
         self.progress = progress
         self.was_complete = False
+        self.passed_over: Mapping[str, int] = {}  # how many files of which kind are no sources
         self._files = 0, 0  # found, scanned
         if not pool.is_local(options.backend):
             out = os.path.abspath(out)
@@ -178,7 +186,9 @@ class Conversion:
         earlier = None if self.overwrite else workspace.found_manifest()
         if earlier is not None:
             batches = list(batches)  # the names show a complete data set, unless files have its labels or splits
-            self._check_same(earlier, Fingerprint.of_files(collect(batches)))
+            found = collect(batches)
+            self.passed_over = passed_over(found)
+            self._check_same(earlier, Fingerprint.of_files(found))
             knows_all = self.options.labels in (None, "dirs") and self.options.split_table is None
             if knows_all and not self._lost(earlier, damaged):
                 return self._complete(earlier)
@@ -216,6 +226,7 @@ class Conversion:
     def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, Fingerprint]:
         """The plan for the files found and those that are still being found, and the sources' fingerprint."""
         scanned = survey(batches, self.options, self._report_files)
+        self.passed_over = passed_over(scanned.found)
         planned = plan(join(scanned, self.options), self.options)
         return planned, Fingerprint.of_files(scanned.found).with_plan(planned)
 

@@ -37,6 +37,7 @@ from npy2tfrecord.formats.manifest import (
     shard_name,
 )
 from npy2tfrecord.formats.npy import EXTENSION_NAMES, MAX_RANK, SUPPORTED_NAMES
+from npy2tfrecord.paths import local_path
 
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 _SHOWN = 5  # unknown members, in a warning
@@ -51,7 +52,7 @@ def load(directory: str | os.PathLike[str] | bytes) -> Manifest:
     Raises `UsageError` when the directory holds none, `FormatVersionError` when only a newer version of this package
     can read it, `DamageError` when it is damaged or was not written by this package; the message says where in it.
     """
-    path = Path(os.fsdecode(directory), FILE_NAME)
+    path = Path(local_path(directory, "data set"), FILE_NAME)
     try:
         # Not blocking: a stranger's manifest may be a pipe.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

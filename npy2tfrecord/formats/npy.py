@@ -228,7 +228,7 @@ def check_size(header: Header, size: int, where: bytes | str = "", *, behind: by
     count = "1 byte" if difference == 1 else f"{difference} bytes"
     what = f"{header.dtype.name} of shape {header.shape}"
     if size < header.file_size:
-        found, remedy = f"{size} bytes, {count} too few for {what}", "download or copy it again"
+        found, remedy = f"{size} bytes, {count} too few for {what} (truncated?)", "download or copy it again"
     else:
         found, remedy = f"{size} bytes, {count} too many for {what}", "save, download or copy it again"
     raise InputError(where, found, f"{header.file_size} bytes: {remedy}")

@@ -67,7 +67,8 @@ def _with_key_patterns(tables: tuple[SourceTable, ...], options: Options) -> tup
 
 def _check_keys(table: SourceTable) -> None:
     """Raise unless every source has a key of its own."""
-    if table.key_by is None and len(set(table.files.dir_keys)) == len(table.files.dir_keys):
+    only_by_directory = not table.files.has_other_case and table.key_by is None
+    if only_by_directory and len(set(table.files.dir_keys)) == len(table.files.dir_keys):
         return  # one directory, one key; names in a directory differ
     keys = table.keys()
     if lacking := [source for source, key in enumerate(keys) if not key]:
@@ -77,7 +78,7 @@ def _check_keys(table: SourceTable) -> None:
     seen: dict[bytes, int] = {}
     for source, key in enumerate(keys):
         if key in seen:
-            remedy = "give one source for both directories, their parent"
+            remedy = _remedy(table, source, seen[key])
             if table.key_by is not None:
                 remedy = f"let key_by, {table.key_by!r}, find more of the path, with several groups if need be"
             raise InputError(
@@ -86,6 +87,12 @@ def _check_keys(table: SourceTable) -> None:
                 f"keys that differ: {remedy}",
             )
         seen[key] = source
+
+
+def _remedy(table: SourceTable, one: int, other: int) -> str:
+    if os.path.dirname(table.path(one)) == os.path.dirname(table.path(other)):
+        return "give one of the files another name, or --exclude it"
+    return "give one source for both directories, their parent"
 
 
 def _join_sources(

@@ -31,6 +31,7 @@ class FileSet:
     dir_keys: list[bytes] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     dir_lengths: list[int] = field(default_factory=list)  # files found in each
+    has_other_case: bool = False  # a suffix such as .NPY: two names in one directory may have one key
 
     def add(self, directory: bytes, key: bytes, names: list[bytes]) -> None:
         if names:
@@ -95,7 +96,7 @@ class SourceTable:
         chosen = [
             (d, name)
             for d, name in zip(self.dir_ids.tolist(), files.names, strict=True)
-            if name.endswith(self.suffix) and files.dirs[d] + name in paths
+            if _has_suffix(name, self.suffix) and files.dirs[d] + name in paths
         ]
         return set(file_keys(files.dir_keys, [d for d, _ in chosen], (name for _, name in chosen), self))
 
@@ -117,6 +118,12 @@ class SourceTable:
         renumbered[order] = np.arange(len(order), dtype=np.int32)
         headers = [self.headers[i] for i in order.tolist()]
         return replace(self, header_ids=renumbered[self.header_ids], headers=headers)
+
+
+def _has_suffix(name: bytes, suffix: bytes) -> bool:
+    """Whether a name ends in `suffix`, of which the last four bytes are compared without case."""
+    end = name[-len(suffix) :]
+    return end[:-4] == suffix[:-4] and end[-4:].lower() == suffix[-4:]
 
 
 class Naming(Protocol):

@@ -1,8 +1,8 @@
 """Writing one shard: records laid out in a large buffer, filled in the order of the sources.
 
-A record is a computed prefix, the values as read, and a checksum, so nothing is built and then
-copied. Records are put into the buffer at the places they will have in the file, but their values
-are read in the order in which the sources lie on the disk.
+A record is a computed prefix, the values as read, and a checksum, so nothing is built and then copied.
+Records are laid out in the buffer as they will be in the file. Their values are read in the order of the
+sources on the disk.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from npy2tfrecord.writing.record_layout import Forms, scatter
 from npy2tfrecord.writing.sink import Compressor
 from npy2tfrecord.writing.statistics import Moments
 
-_LARGE_RECORD_BYTES = 2**16  # on average; of large files a few at a time stay in the processor's cache
-BUFFER_BYTES = 4 * 2**20  # a worker's; records that fit are laid out in it, larger ones pass through
-LARGE_BUFFER_BYTES = 128 * 2**20  # the same where each time it is filled costs a pass over a whole file
+_LARGE_RECORD_BYTES = 2**16  # on average; a few large records at a time stay in the processor's cache
+BUFFER_BYTES = 4 * 2**20  # of a worker; records that fit are laid out in it, larger ones pass through
+LARGE_BUFFER_BYTES = 128 * 2**20  # of a worker where filling it costs a pass over a whole file
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """A shard as written, in temporary files that are still to be given their names."""
+    """A shard as written, in temporary files that do not have their final names yet."""
 
     shard: ShardInfo
-    sources_hash: str  # empty where it is not known which files the shard was made of
+    sources_hash: str  # of the stamps of its source files; empty where they are unknown
     compressor: str | None = None  # its name and version, where it compressed the shard
     left_out: tuple[tuple[int, Skipped], ...] = ()  # positions in the plan's shard
     moments: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # of each feature, if asked for
 
     @classmethod
     def of(cls, shard: ShardInfo) -> ShardEntry:
-        """A shard of which only the manifest is known."""
+        """The entry of a shard that is known from its manifest alone."""
         return cls(shard=shard, sources_hash="")
 
     @property
@@ -59,10 +59,11 @@ class Sink(Protocol):
 
 
 def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, sync: bool, read_back: bool) -> ShardEntry:
-    """Write a shard to `stem` + ".shard", its index and its keys beside it; with `read_back`, compare with the disk.
+    """The entry of a shard, after it was written to `stem` + ".shard" with its index and its keys beside it.
 
-    Raises `InputError` for a source that cannot be read, or leaves its example out if `skip`, were it the last of them;
-    `OutputError` when the files cannot be written. Temporary files stay behind then.
+    With `skip`, an example whose source can't be read is left out, even if none is left; otherwise it is an
+    `InputError`. With `read_back`, the shard is read from the disk and compared. Raises `OutputError` when the files
+    can't be written; they stay as they are then.
     """
     path = stem + ".shard"
     bad: dict[int, InputError] = {}
@@ -108,10 +109,10 @@ def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, syn
 
 
 def encode_shard(spec: ShardSpec, sink: Sink, bad: dict[int, InputError], skip: bool) -> dict[str, Moments] | None:
-    """Give `sink` the bytes of a shard without the records in `bad`; returns the features' statistics.
+    """The statistics of the features, after `sink` was given the bytes of a shard without the records in `bad`.
 
-    Returns None when a record that was given in part turned out to be unreadable. It is in `bad` then, and the shard is
-    to be encoded again. Raises `InputError` instead unless `skip`.
+    None when the source of a record turned out unreadable after a part of the record was given. The record is in
+    `bad` then, and the shard must be encoded again. Raises `InputError` instead unless `skip`.
     """
     shard = _ShardWriter(spec, sink, bad, skip)
     try:
@@ -122,7 +123,7 @@ def encode_shard(spec: ShardSpec, sink: Sink, bad: dict[int, InputError], skip: 
 
 
 class _Window(NamedTuple):
-    """Records that are laid out in the buffer together: where each starts and ends there, int64."""
+    """Records that are laid out in the buffer together, with the start and the end of each (int64)."""
 
     first: int
     last: int
@@ -137,7 +138,7 @@ class _StartAgain(Exception):
 class _ShardWriter:
     """The state of one shard while it is written.
 
-    Records in `bad` are left out; those that turn out to be unreadable are added to it, if `skip`.
+    Records in `bad` are left out. With `skip`, records that turn out unreadable are added to it.
     """
 
     def __init__(self, spec: ShardSpec, sink: Sink, bad: dict[int, InputError], skip: bool) -> None:
@@ -166,7 +167,7 @@ class _ShardWriter:
                 self._write_window(first, last)
 
     def _windows(self) -> list[tuple[int, int]]:
-        """Ranges of records that fit into the buffer together; a larger record is a range by itself."""
+        """Ranges of records that fit into the buffer together. A larger record is a range by itself."""
         windows, first, room = [], 0, self._room
         for i, size in enumerate(self._sizes):
             if size > room and i > first:
@@ -197,22 +198,23 @@ class _ShardWriter:
                 self._sink.write(self._buffer[start:end])
 
     def _values(self, f: int, window: _Window) -> list[memoryview]:
-        """Where in the buffer the values of one feature go."""
+        """The parts of the buffer for the values of one feature."""
         ids, buffer = self._forms.ids[window.first : window.last], self._buffer
         places = window.starts + self._forms.places[ids, f]
         ends = (places + self._forms.lengths[ids, f]).tolist()
         return [buffer[place:end] for place, end in zip(places.tolist(), ends, strict=True)]
 
     def _data(self, window: _Window) -> list[memoryview]:
-        """Where in the buffer the data is that a record's CRC is of."""
+        """The part of the buffer that each record's CRC covers."""
         buffer = self._buffer
         starts, ends = (window.starts + HEAD_BYTES).tolist(), (window.ends - FOOT_BYTES).tolist()
         return [buffer[start:end] for start, end in zip(starts, ends, strict=True)]
 
     def _fill(self, f: int, window: _Window) -> list[int]:
-        """Put one feature's values into the buffer, sources in order; returns the CRC of each record, of the last one.
+        """The CRC of each record, after one feature's values were read into the buffer, in the order of the sources.
 
-        This is the loop that runs once for every file, so it looks up as little as it can.
+        CRCs are computed with the last feature; before, they are 0. This loop runs once for every file, so it looks up
+        as little as it can.
         """
         first, last = window.first, window.last
         column, is_last = self.spec.columns[f], f == len(self.spec.columns) - 1
@@ -249,7 +251,7 @@ class _ShardWriter:
         return crcs
 
     def _fill_rows(self, f: int, window: _Window) -> list[int]:
-        """The same for rows: each source is opened once, and its rows are read in their order."""
+        """The same as `_fill` for rows: each source is opened once, and its rows are read in their order."""
         first, last = window.first, window.last
         column, is_last = self.spec.columns[f], f == len(self.spec.columns) - 1
         assert self.spec.rows is not None
@@ -260,7 +262,7 @@ class _ShardWriter:
         for begin, end in zip(groups, [*groups[1:], len(order)], strict=True):
             group = order[begin:end]
             source = int(sources[group[0]])
-            if self.bad:  # as found by an earlier attempt: a file that is gone must not be opened again
+            if self.bad:  # found by an earlier attempt: a file that is gone must not be opened again
                 group = np.array([i for i in group.tolist() if first + i not in self.bad], dtype=np.int64)
                 if not len(group):
                     continue
@@ -281,14 +283,14 @@ class _ShardWriter:
                 finally:
                     reader.close()
             except (InputError, OSError) as error:
-                # Not one row, but the file: rows of it that are written already must go too.
+                # The whole file is bad: its rows that are written already must be left out too.
                 for record in np.flatnonzero(column.sources == source).tolist():
                     self._failed(record, column.paths[source], error)
                 raise _StartAgain from None
         return crcs
 
     def _take_moments(self, f: int, column: Column, window: _Window, left_out: set[int]) -> None:
-        """Take a window's values of one feature into its statistics, in the order of the records."""
+        """Add a window's values of one feature to its statistics, in the order of the records."""
         views = self._values(f, window)
         dtype, moments = column.cast.out_dtype, self.moments[column.feature]
         values = [np.frombuffer(view, dtype) for i, view in enumerate(views, window.first) if i not in left_out]
