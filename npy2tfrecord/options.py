@@ -149,6 +149,7 @@ _PARSERS: dict[str, _Parser] = {
     "on_error": _one_of("fail", "skip"),
     "rows": parse_flag,
     "group_by_suffix": parse_flag,
+    "members": parse_flag,
     "missing": _one_of("fail", "skip"),
     "labels": _optional(parse_path),
     "label_by": _optional(_parse_regex),
@@ -241,6 +242,7 @@ class Options:
     # what an example is
     rows: bool = False
     group_by_suffix: bool = False
+    members: bool = False
     missing: str = "fail"
     labels: str | None = None
     label_by: str | None = None
@@ -301,7 +303,7 @@ class Options:
     def shaping(self) -> dict[str, Any]:
         """The options that change what is written, as the manifest records them."""
         names = (
-            *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "missing"),
+            *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "members", "missing"),
             *("label_by", "void_dtype", "split_by", "shuffle", "seed", "compression", "stats"),
         )
         shaping = {name: getattr(self, name) for name in names}

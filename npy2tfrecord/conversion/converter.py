@@ -65,6 +65,7 @@ def convert(
     on_error: str = "fail",
     rows: bool = False,
     group_by_suffix: bool = False,
+    members: bool = False,
     void_dtype: Dtype | None = None,
     missing: str = "fail",
     labels: str | os.PathLike[str] | None = None,
@@ -102,6 +103,7 @@ def convert(
     on_error: 'fail' at the first bad source, or 'skip' bad sources and list them in the manifest.
     rows: every row along axis 0 is an example.
     group_by_suffix: `0001.image.npy` and `0001.mask.npy` are features of example `0001`.
+    members: every member of a `.npz` is an example of its own, with the key ARCHIVE/MEMBER, and not a feature.
     void_dtype: the dtype of arrays of void (`V2`, `V1`), such as 'bfloat16': `np.save` drops its name.
     missing: 'fail' at a key that one of the named sources lacks, or 'skip' it.
     labels: 'dirs' for the first folder below the source, a CSV file with the columns key and label, or with `rows` a
@@ -136,7 +138,7 @@ def convert(
     options = Options(
         include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
         void_dtype=void_dtype,  # type: ignore[arg-type]
-        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
+        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix, members=members,
         missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, stats=stats, split=split, split_by=split_by,
         shard_size=shard_size, num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync,
         read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,

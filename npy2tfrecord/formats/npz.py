@@ -130,11 +130,14 @@ class MemberStream:
             )
 
 
-def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member, Header]], os.stat_result]:
+def list_members(
+    path: bytes, name: str | None, most: int | None = None, bad: list[InputError] | None = None
+) -> tuple[list[tuple[str, Member, Header]], os.stat_result]:
     """The features an archive gives, each with its member and header, and the file's status.
 
     These are all its members, or for `name` the one so called, or the only one there is: what nobody asked
-    for need not be an array. Raises `InputError`, `OSError`.
+    for need not be an array. Of more than `most` members, one more than that is read. Raises
+    `InputError`, `OSError`; the errors of single members go to `bad` instead if that is given.
     """
     with syscalls.opened(path) as handle:
         status = syscalls.fstat(handle)
@@ -159,10 +162,13 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
             if count > 1:
                 raise InputError(path, f"{count} members named {display(filename)!r}", "one array a name")
         found = []
-        for info in _chosen(infos, name, path):
+        for info in _chosen(infos, name, path)[: None if most is None else most + 1]:
             try:
                 member, header = _read_member(handle, info, path, ends[info.filename])
             except InputError as error:
+                if bad is not None:
+                    bad.append(error)
+                    continue
                 if name is None and len(infos) > 1:
                     others = " (NAME=FILE.npz takes the member NAME alone)"
                     raise InputError(error.where, error.found, error.expected + others) from None

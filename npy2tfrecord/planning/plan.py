@@ -33,6 +33,7 @@ class Column:
     key_by: str | None
     stamps: list[int]
     members: list[Member] | None
+    members_are_examples: bool
     sources: np.ndarray  # of each example, in the order of writing
     channels: int  # for statistics; 0 when there are none
 
@@ -44,7 +45,8 @@ class Column:
 
     def keys(self) -> list[bytes]:
         """The key of each source."""
-        return file_keys(self.dir_keys, self.dir_ids, self.names, self)
+        members = self.members if self.members_are_examples else None
+        return file_keys(self.dir_keys, self.dir_ids, self.names, self, members)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -189,6 +191,7 @@ def _column(table: SourceTable, sources: np.ndarray, cast: Cast, channels: int) 
         key_by=table.key_by,
         stamps=table.stamps[distinct].tolist(),
         members=[table.members[i] for i in distinct.tolist()] if table.members else None,
+        members_are_examples=table.members_are_examples,
         sources=local.reshape(-1).astype(np.int32),
         channels=channels,
     )

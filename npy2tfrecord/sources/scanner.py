@@ -23,8 +23,10 @@ from npy2tfrecord.sources.headers import (
     void_error,
     with_void_dtype,
 )
-from npy2tfrecord.sources.npz_tables import npz_tables
+from npy2tfrecord.sources.npz_tables import MAX_FEATURES, npz_tables
 from npy2tfrecord.sources.table import SourceTable
+
+_SHOWN = 3  # features, in a message
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ def scan_files(batches: Iterable[Batch], options: Options, run: Run = run_here, 
         raise _first_of(problems)
     if not tables:
         raise UsageError(_nothing_found(found, problems))
+    if len(tables) > 1 and None in found:
+        _check_features_meet([*tables.values()], options)
     for table in tables.values():
         check_feature_name(table.feature)
         _check_agreement(table, options)
@@ -144,7 +148,10 @@ def _npy_table(
 
 
 def _group_by_suffix(table: SourceTable, problems: list[InputError]) -> Iterator[SourceTable]:
-    """A table for each word between the last two dots of the files' names."""
+    """A table for each word between the last two dots of the files' names.
+
+    Raises `UsageError` for more features than anybody means.
+    """
     groups: dict[str, list[int]] = {}
     for source, file in enumerate(table.file_ids.tolist()):
         _, dot, feature = table.files.names[file][: -len(b".npy")].rpartition(b".")
@@ -156,10 +163,29 @@ def _group_by_suffix(table: SourceTable, problems: list[InputError]) -> Iterator
             )
             continue
         groups.setdefault(os.fsdecode(feature), []).append(source)
+        if len(groups) > MAX_FEATURES:
+            shown = ", ".join(map(display, [*groups][:_SHOWN]))
+            raise UsageError(
+                f"{display(table.path(source))}: group_by_suffix takes the features from the names of files,"
+                f" which gives more than {MAX_FEATURES}: {shown}, …; expected KEY.FEATURE.npy: leave out"
+                " --group-by-suffix, or name the features by pattern, clean=DIR:*_clean.npy"
+            )
     for feature_name, sources in sorted(groups.items()):
         grouped = table.take(np.array(sources, dtype=np.int64))
         grouped = replace(grouped, feature=feature_name, suffix=f".{feature_name}.npy".encode())
         yield grouped.with_sorted_headers()
+
+
+def _check_features_meet(tables: list[SourceTable], options: Options) -> None:
+    """Raise `UsageError` where names of files or members have made features that never meet in an example."""
+    keys = {table.key(0) for table in tables}
+    if len(keys) < len(tables) or any(len(table) > 1 for table in tables) or all(t.single_file for t in tables):
+        return
+    shown = ", ".join(f"{display(table.feature)} ({display(table.where(0))})" for table in tables[:_SHOWN])
+    remedy = "KEY.FEATURE.npy: leave out --group-by-suffix, or name the features by pattern, clean=DIR:*_clean.npy"
+    if not options.group_by_suffix:
+        remedy = "members of the same names in every archive: --members makes an example of every member"
+    raise UsageError(f"{len(tables)} features, each of one key only: {shown}; expected {remedy}")
 
 
 def _check_agreement(table: SourceTable, options: Options) -> None:

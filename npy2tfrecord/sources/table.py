@@ -66,6 +66,7 @@ class SourceTable:
     suffix: bytes  # the end of a file's name, behind the key
     key_by: str | None = None  # a regular expression: what it finds in the path without suffix is the key
     members: list[Member] | None = None
+    members_are_examples: bool = False  # the key is that of the file, a slash and the member's name
     single_file: bool = False
 
     def __len__(self) -> int:
@@ -82,13 +83,21 @@ class SourceTable:
 
     def key(self, source: int) -> bytes:
         file = int(self.file_ids[source])
-        return file_keys(self.files.dir_keys, [int(self.dir_ids[file])], [self.files.names[file]], self)[0]
+        place, name = [int(self.dir_ids[file])], [self.files.names[file]]
+        members = None if self.key_members is None else self.key_members[source : source + 1]
+        return file_keys(self.files.dir_keys, place, name, self, members)[0]
+
+    @property
+    def key_members(self) -> list[Member] | None:
+        """The members whose names are part of the keys."""
+        return self.members if self.members_are_examples else None
 
     def keys(self) -> list[bytes]:
         """The keys of all sources; empty where `key_by` finds nothing."""
         names = self.files.names
         directories = self.dir_ids[self.file_ids].tolist()
-        return file_keys(self.files.dir_keys, directories, (names[f] for f in self.file_ids.tolist()), self)
+        names_of_sources = (names[f] for f in self.file_ids.tolist())
+        return file_keys(self.files.dir_keys, directories, names_of_sources, self, self.key_members)
 
     def keys_of_files(self, paths: set[bytes]) -> set[bytes]:
         """The keys of these files, also of those that turned out to be no sources."""
@@ -136,14 +145,23 @@ class Naming(Protocol):
     def key_by(self) -> str | None: ...
 
 
-def file_keys(dir_keys: list[bytes], directories: Iterable[int], names: Iterable[bytes], naming: Naming) -> list[bytes]:
+def file_keys(
+    dir_keys: list[bytes],
+    directories: Iterable[int],
+    names: Iterable[bytes],
+    naming: Naming,
+    members: list[Member] | None = None,
+) -> list[bytes]:
     """The key of each file: its path below the root without suffix, or what a regular expression finds in that.
+
+    To the path of an archive whose `members` are examples, the member's name is added before.
 
     Several groups are joined by slashes; a group that takes no part is left out. Where none takes part, the key is
     all that matches. Where nothing is found, the key is empty.
     """
     cut = -len(naming.suffix)
     keys = [dir_keys[d] + name[:cut] for d, name in zip(directories, names, strict=True)]
+    keys = member_keys(keys, members)
     if naming.key_by is None:
         return keys
     return [_found(match) for match in map(re.compile(naming.key_by).search, map(os.fsdecode, keys))]
@@ -163,6 +181,13 @@ def stamp(status: os.stat_result) -> int:
     `chmod`, by a hard link, and on network file systems that number their files anew.
     """
     return (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
+
+
+def member_keys(keys: list[bytes], members: list[Member] | None) -> list[bytes]:
+    """The keys of members, from those of their archives: unchanged where `members` is None."""
+    if members is None:
+        return keys
+    return [b"%s/%s" % (key, os.fsencode(member.name)) for key, member in zip(keys, members, strict=True)]
 
 
 def in_archive(path: bytes, member: Member) -> bytes:

@@ -312,8 +312,8 @@ def test_many_members_take_linear_time(tmp_path: Path) -> None:
     one = npy(np.float32(1))
     (tmp_path / "b.npz").write_bytes(archive({f"m{i}.npy": one for i in range(5000)}, deflate=False))
     start = time.process_time()
-    report = npy2tfrecord.scan(tmp_path / "b.npz")
-    assert len(report.features) == 5000
+    report = npy2tfrecord.scan(tmp_path / "b.npz", members=True)
+    assert report.counts == (5000,)
     assert time.process_time() - start < 20
 
 

@@ -60,6 +60,14 @@ def test_sources_are_joined_by_what_is_found(tmp_path: Path, command: Command, l
     assert {example["key"] for example in readers.ArraySource(out)} == set(keys)
 
 
+def test_members_may_have_these_keys(tmp_path: Path, command: Command) -> None:
+    np.savez(tmp_path / "mel.npz", **{f"mel-{i}": np.int64(i) for i in range(3)})
+    np.savez(tmp_path / "ids.npz", **{f"ids-{i}": np.int64(10 * i) for i in range(3)})
+    sources = [f"{name}={tmp_path / name}.npz" for name in ("mel", "ids")]
+    command.ok("convert", "--members", *sources, tmp_path / "out", r"--key-by=\d+$")
+    assert pairs(tmp_path / "out") == {str(i): {"mel": i, "ids": 10 * i} for i in range(3)}
+
+
 def test_splits_labels_and_tables_go_by_these_keys(tmp_path: Path) -> None:
     source = save(tmp_path / "d", {f"run{i % 2}/scan_{i:03}_cat{i % 3}": np.zeros(2) for i in range(30)})
     table = tmp_path / "splits.csv"
