@@ -7,13 +7,13 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from npy2tfrecord.errors import UsageError
+from npy2tfrecord.errors import UsageError, display
 from npy2tfrecord.formats.example import KEY
 from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN
 from npy2tfrecord.formats.npy import dtype_from_name
@@ -121,6 +121,8 @@ def _parse_jobs(value: Any, option: str) -> int:
     return jobs
 
 
+_MEMBER = re.compile(rb"(.+\.npz)\[(.+)\]", re.DOTALL | re.IGNORECASE)
+
 _Parser = Callable[[Any, str], Any]
 
 
@@ -173,23 +175,36 @@ _PARSERS: dict[str, _Parser] = {
 # --- sources and features ---------------------------------------------------------------------------------------------
 
 
-def parse_sources(sources: Sources) -> tuple[tuple[str | None, bytes], ...]:
-    """(feature name or None, path) of each source, from what a caller or a command line gave.
+class Source(NamedTuple):
+    """A source as it was given: `PATH`, `NAME=PATH` or `SPLIT:NAME=PATH`; `FILE.npz[MEMBER]` and `DIR:GLOB` too."""
+
+    feature: str | None
+    path: bytes
+    member: str | None = None
+    glob: str | None = None
+    split: str | None = None
+
+
+def parse_sources(sources: Sources) -> tuple[Source, ...]:
+    """Each source, from what a caller or a command line gave.
 
     A string `NAME=PATH` names its feature, unless a file of that whole name exists.
     """
     if isinstance(sources, Mapping):
-        pairs: list[tuple[str | None, bytes]] = []
-        for feature, paths in sources.items():
-            named = parse_text(feature, "feature name")
-            pairs.extend((named, os.fsencode(local_path(path, "source"))) for path in _listed(paths))
+        pairs = [
+            _locate(path, *_split_of(parse_text(feature, "feature name")))
+            for feature, paths in sources.items()
+            for path in _listed(paths)
+        ]
     else:
-        pairs = [_split_name(path) for path in _listed(sources)]
+        pairs = [_parse_source(path) for path in _listed(sources)]
     if not pairs:
         raise UsageError("no sources: name at least one directory, .npy or .npz file")
-    for name, _ in pairs:
-        if name is not None:
-            check_feature_name(name)
+    for source in pairs:
+        if source.feature is not None:
+            check_feature_name(source.feature)
+    if len({source.split is None for source in pairs}) > 1:
+        raise UsageError("some sources name their split, SPLIT:NAME=PATH, and others don't: expected all or none")
     return tuple(pairs)
 
 
@@ -201,21 +216,56 @@ def _listed(paths: Path | Sequence[Path]) -> list[Path]:
     return listed
 
 
-def anchored(sources: tuple[tuple[str | None, bytes], ...], backend: str) -> tuple[tuple[str | None, bytes], ...]:
-    """The sources by absolute paths where the workers of a cluster may be in another directory."""
+def anchored(sources: tuple[Source, ...], backend: str) -> tuple[Source, ...]:
+    """The sources by absolute paths where workers may be in another directory: those of a cluster."""
     if backend in LOCAL_BACKENDS:
         return sources
-    return tuple((name, os.path.join(os.getcwdb(), path)) for name, path in sources)
+    return tuple(source._replace(path=os.path.join(os.getcwdb(), source.path)) for source in sources)
 
 
-def _split_name(source: Path) -> tuple[str | None, bytes]:
-    path = os.fsencode(source)
-    name, equals, rest = path.partition(b"=")
-    if equals and not isinstance(source, os.PathLike) and not os.path.lexists(path):
-        text = os.fsdecode(name)
-        if FEATURE_PATTERN.fullmatch(text):
-            return text, os.fsencode(local_path(rest, "source"))
-    return None, os.fsencode(local_path(source, "source"))
+def with_splits_of(sources: tuple[Source, ...], options: Options) -> Options:
+    """The options for sources that may name their splits, which are the first folders of their keys."""
+    if sources[0].split is None:
+        return options
+    if options.split not in (None, "dirs"):
+        raise UsageError(
+            f"split {options.split!r}: the sources name their splits, SPLIT:NAME=PATH; leave out one of both"
+        )
+    return replace(options, split="dirs")
+
+
+def _parse_source(source: Path) -> Source:
+    text = os.fsdecode(source)
+    name, equals, rest = text.partition("=")
+    if equals and not isinstance(source, os.PathLike) and not os.path.lexists(text):
+        feature, split = _split_of(name)
+        if FEATURE_PATTERN.fullmatch(feature):
+            return _locate(rest, feature, split)
+    return _locate(source, None, None)
+
+
+def _split_of(name: str) -> tuple[str, str | None]:
+    """The feature and the split that `SPLIT:NAME` or `NAME` names."""
+    split, colon, feature = name.rpartition(":")
+    return (feature, split) if colon and SPLIT_PATTERN.fullmatch(split) else (name, None)
+
+
+def _locate(place: Path, feature: str | None, split: str | None) -> Source:
+    """The source at a path, at `FILE.npz[MEMBER]` or `DIR:GLOB`; what exists by the whole name is a path."""
+    path = os.fsencode(local_path(place, "source"))
+    if isinstance(place, os.PathLike) or os.path.lexists(path):
+        return Source(feature, path, split=split)
+    if match := _MEMBER.fullmatch(path):
+        member = os.fsdecode(match[2])
+        if feature is None and not FEATURE_PATTERN.fullmatch(member):
+            raise UsageError(f"source {display(path)}: the member's name can't be a feature's; give it one, NAME=PATH")
+        return Source(feature or member, match[1], member=member, split=split)
+    colon = path.find(b":")
+    while colon >= 0 and not os.path.isdir(path[:colon]):
+        colon = path.find(b":", colon + 1)
+    if 0 < colon < len(path) - 1:
+        return Source(feature, path[:colon], glob=os.fsdecode(path[colon + 1 :]), split=split)
+    return Source(feature, path, split=split)
 
 
 def check_feature_name(name: str) -> None:

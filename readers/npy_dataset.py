@@ -12,7 +12,7 @@ import numpy as np
 from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest, ShardInfo, shard_name
-from npy2tfrecord.options import Options, parse_sources
+from npy2tfrecord.options import Options, parse_sources, with_splits_of
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
@@ -67,7 +67,9 @@ def load_npy(
         include=_tuple(include), exclude=_tuple(exclude), follow_symlinks=follow_symlinks,
         group_by_suffix=group_by_suffix, missing=missing, void_dtype=void_dtype,
     )  # fmt: skip
-    scanned = survey(find(parse_sources(sources), source_options), source_options)
+    parsed = parse_sources(sources)
+    source_options = with_splits_of(parsed, source_options)
+    scanned = survey(find(parsed, source_options), source_options)
     examples = join(scanned, source_options)
     manifest = _describe(examples, rows)
     selection = splits.select(manifest, split)

@@ -66,7 +66,7 @@ def verify(
     jobs = pool.effective_jobs(jobs)
     damaged = _check_neighbours(path, manifest)
     needed = () if source is None else anchored(parse_sources(source), backend)
-    with dask_cluster.connected(backend, scheduler, jobs, [os.fsencode(path), *(place for _, place in needed)]):
+    with dask_cluster.connected(backend, scheduler, jobs, [os.fsencode(path), *(each.path for each in needed)]):
         damaged |= _check_shards(path, manifest, jobs, backend)
         if source is not None:
             options = _options_of(manifest, {"labels": labels, "split": split}, running)

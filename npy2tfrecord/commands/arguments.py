@@ -90,7 +90,10 @@ def given(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]
 def add_sources(parser: argparse.ArgumentParser) -> None:
     """SOURCE..., as `arguments.sources`."""
     parser.add_argument(
-        "sources", metavar="SOURCE", nargs="+", help="PATH or NAME=PATH: a directory, .npy or .npz file"
+        "sources",
+        metavar="SOURCE",
+        nargs="+",
+        help="PATH or NAME=PATH: a directory (or DIR:GLOB), a .npy or .npz file (or FILE.npz[MEMBER])",
     )
 
 

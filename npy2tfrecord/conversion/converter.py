@@ -26,7 +26,16 @@ from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_path, parse_sources
+from npy2tfrecord.options import (
+    DEFAULT_SHARD_SIZE,
+    Dtype,
+    Options,
+    Sources,
+    anchored,
+    parse_path,
+    parse_sources,
+    with_splits_of,
+)
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Plan
@@ -161,9 +170,9 @@ class Conversion:
     ) -> None:
         given = parse_sources(sources)
         self.sources = anchored(given, options.backend)
-        relative = self.sources != given and not any(os.path.isabs(path) for _, path in given)
+        relative = self.sources != given and not any(os.path.isabs(source.path) for source in given)
         self._base = os.getcwd() + "/" if relative else ""  # a run without a cluster does not put it before names
-        self.options = options
+        self.options = with_splits_of(given, options)
         self.overwrite = overwrite
         self.progress = progress
         self.was_complete = False
@@ -176,7 +185,7 @@ class Conversion:
     def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
         options = self.options
-        paths, jobs = [path for _, path in self.sources], pool.effective_jobs(options.jobs)
+        paths, jobs = [source.path for source in self.sources], pool.effective_jobs(options.jobs)
         with dask_cluster.connected(options.backend, options.scheduler, jobs, paths):
             return self._run(dry_run, damaged)
 

@@ -100,7 +100,7 @@ def scan(
     options = Options(**given)
     parsed = anchored(parse_sources(sources), backend)
     cores = pool.effective_jobs(options.jobs)
-    with dask_cluster.connected(backend, scheduler, cores, [path for _, path in parsed]):
+    with dask_cluster.connected(backend, scheduler, cores, [source.path for source in parsed]):
         scanned = survey(find(parsed, options), options)
     examples, obstacle = _join_all(scanned, options)
     infos = []

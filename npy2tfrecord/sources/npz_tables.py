@@ -42,7 +42,9 @@ def npz_tables(name: str | None, found: Found, options: Options, problems: list[
     for file in range(len(files)):
         path = files.dirs[dir_ids[file]] + files.names[file]
         try:
-            for feature, source in [*_sources(path, file, name, options, problems)]:  # all of an archive, or nothing
+            for feature, source in [
+                *_sources(path, file, name, found.members.get(file), options, problems)
+            ]:  # all of an archive, or nothing
                 by_feature.setdefault(feature, []).append(source)
         except InputError as error:
             problems.append(error)
@@ -77,14 +79,16 @@ def _too_many(path: bytes, features: Iterable[str]) -> str:
 
 
 def _sources(
-    path: bytes, file: int, name: str | None, options: Options, problems: list[InputError]
+    path: bytes, file: int, name: str | None, chosen: str | None, options: Options, problems: list[InputError]
 ) -> Iterator[tuple[str, _Source]]:
     """The members of one archive, each with the name of its feature.
 
     Raises `InputError` if one can't be used; where members are examples, the error is one of `problems`, and the others
     are good.
     """
-    if options.members:
+    if chosen is not None:
+        members, status = npz.list_members(path, name, member=chosen)
+    elif options.members:
         members, status = npz.list_members(path, None, bad=problems)
         members.sort(key=lambda found: os.fsencode(found[1].name))
     else:
