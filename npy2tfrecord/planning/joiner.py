@@ -67,8 +67,8 @@ def _with_key_patterns(tables: tuple[SourceTable, ...], options: Options) -> tup
 
 def _check_keys(table: SourceTable) -> None:
     """Raise unless every source has a key of its own."""
-    names_differ = not table.files.has_other_case and table.key_members is None and table.key_by is None
-    if names_differ and len(set(table.files.dir_keys)) == len(table.files.dir_keys):
+    only_by_directory = not table.files.has_other_case and table.key_by is None and table.key_members is None
+    if only_by_directory and len(set(table.files.dir_keys)) == len(table.files.dir_keys):
         return  # one directory, one key; names in a directory differ
     keys = table.keys()
     if lacking := [source for source, key in enumerate(keys) if not key]:
@@ -123,15 +123,12 @@ def _join_sources(
 
 
 def _keys_to_join(table: SourceTable, tables: tuple[SourceTable, ...]) -> list[bytes]:
-    """The keys of a table, without the files' names where every feature is a single file.
-
-    Of members a regular expression may find the part of the key that they share, and then needs no such help.
-    """
-    by_pattern = table.key_members is not None and any(each.key_by is not None for each in tables)
-    if by_pattern or not all(each.single_file for each in tables):
+    """The keys of a table, without the files' names where every feature is a single file."""
+    if not all(each.single_file and each.key_by is None for each in tables):
         return table.keys()
     directories = table.dir_ids[table.file_ids].tolist()
-    return member_keys([table.files.dir_keys[d] for d in directories], table.key_members)
+    directory_keys = [table.files.dir_keys[d] for d in directories]
+    return member_keys(directory_keys, table.key_members) if table.key_members else directory_keys
 
 
 def _describe_lacking(

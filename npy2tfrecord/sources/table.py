@@ -83,9 +83,8 @@ class SourceTable:
 
     def key(self, source: int) -> bytes:
         file = int(self.file_ids[source])
-        place, name = [int(self.dir_ids[file])], [self.files.names[file]]
-        members = None if self.key_members is None else self.key_members[source : source + 1]
-        return file_keys(self.files.dir_keys, place, name, self, members)[0]
+        members = None if self.key_members is None else [self.key_members[source]]
+        return file_keys(self.files.dir_keys, [int(self.dir_ids[file])], [self.files.names[file]], self, members)[0]
 
     @property
     def key_members(self) -> list[Member] | None:
@@ -96,8 +95,8 @@ class SourceTable:
         """The keys of all sources; empty where `key_by` finds nothing."""
         names = self.files.names
         directories = self.dir_ids[self.file_ids].tolist()
-        names_of_sources = (names[f] for f in self.file_ids.tolist())
-        return file_keys(self.files.dir_keys, directories, names_of_sources, self, self.key_members)
+        files = (names[f] for f in self.file_ids.tolist())
+        return file_keys(self.files.dir_keys, directories, files, self, self.key_members)
 
     def keys_of_files(self, paths: set[bytes]) -> set[bytes]:
         """The keys of these files, also of those that turned out to be no sources."""
@@ -154,14 +153,14 @@ def file_keys(
 ) -> list[bytes]:
     """The key of each file: its path below the root without suffix, or what a regular expression finds in that.
 
-    To the path of an archive whose `members` are examples, the member's name is added before.
-
+    With `members`, the key of each of these: the path of its archive, a slash and its name.
     Several groups are joined by slashes; a group that takes no part is left out. Where none takes part, the key is
     all that matches. Where nothing is found, the key is empty.
     """
     cut = -len(naming.suffix)
     keys = [dir_keys[d] + name[:cut] for d, name in zip(directories, names, strict=True)]
-    keys = member_keys(keys, members)
+    if members is not None:
+        keys = member_keys(keys, members)
     if naming.key_by is None:
         return keys
     return [_found(match) for match in map(re.compile(naming.key_by).search, map(os.fsdecode, keys))]
@@ -183,10 +182,8 @@ def stamp(status: os.stat_result) -> int:
     return (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
 
 
-def member_keys(keys: list[bytes], members: list[Member] | None) -> list[bytes]:
-    """The keys of members, from those of their archives: unchanged where `members` is None."""
-    if members is None:
-        return keys
+def member_keys(keys: list[bytes], members: list[Member]) -> list[bytes]:
+    """The keys of members that are examples, from the key of the archive of each."""
     return [b"%s/%s" % (key, os.fsencode(member.name)) for key, member in zip(keys, members, strict=True)]
 
 

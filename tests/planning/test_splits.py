@@ -141,7 +141,7 @@ def test_files_outside_the_folders_of_splits(tmp_path: Path, command: Command) -
     command.refused(4, "d/2.npy", "1 sources like this one", "first directory", words=words, out=tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["my data", "naïve", ".hidden", "a.b"])
+@pytest.mark.parametrize("name", ["my data", "naïve", "a.b"])
 def test_folders_that_cannot_be_splits(tmp_path: Path, command: Command, name: str) -> None:
     save(tmp_path / "d", {f"{name}/1": 1.0, "train/1": 1.0})
     words = ("convert", tmp_path / "d", tmp_path / "out", "--split", "dirs")
