@@ -345,6 +345,10 @@ class Options:
         if self.split_by is not None and not self.fractions and not self.folds:
             raise UsageError("split_by goes with fractions or folds, such as split='train=0.9,val=0.1' or '5-fold'")
 
+    def cast_of(self, feature: str) -> str | None:
+        """The dtype that a feature is cast to."""
+        return self.casts.get(feature, self.casts.get(None))
+
     @property
     def has_label_array(self) -> bool:
         """Whether the labels are in a `.npy` file, by number of row."""

@@ -22,7 +22,7 @@ class Column:
     """One feature of a shard: its distinct sources, in the order in which they are read best, and each example's."""
 
     feature: str
-    cast: Cast
+    cast: Cast  # of the first header; `for_dtype` gives that of another
     headers: list[Header]
     header_ids: list[int]
     dirs: list[bytes]

@@ -44,10 +44,13 @@ def _choose_casts(examples: Examples, options: Options) -> tuple[Cast, ...]:
     for name in options.casts:
         if name is not None and name not in features:
             raise UsageError(f"dtype {name}:{options.casts[name]}: no such feature; there are {', '.join(features)}")
-    return tuple(
-        Cast.of(table.headers[0].dtype.name, options.casts.get(table.feature, options.casts.get(None)), table.feature)
-        for table in examples.tables
-    )
+    casts = []
+    for table in examples.tables:
+        to = options.cast_of(table.feature)
+        names = dict.fromkeys(header.dtype.name for header in table.headers)
+        first, *_ = [Cast.of(name, to, table.feature) for name in names]  # every one must be allowed
+        casts.append(first)
+    return tuple(casts)
 
 
 def _channels(table: SourceTable, cast: Cast, options: Options) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from npy2tfrecord.errors import InputError, UsageError, display
-from npy2tfrecord.formats.npy import Header, parse_header
+from npy2tfrecord.formats.npy import Header, dtype_from_name, parse_header
 from npy2tfrecord.options import DEFAULT_FEATURE, Options, check_feature_name
 from npy2tfrecord.sources.finder import Batch, Found, FoundByFeature, passed_over
 from npy2tfrecord.sources.headers import (
@@ -189,7 +189,8 @@ def _check_features_meet(tables: list[SourceTable], options: Options) -> None:
 
 
 def _check_agreement(table: SourceTable, options: Options) -> None:
-    """Raise `InputError` unless all arrays of a feature have one dtype and one rank."""
+    """Raise `InputError` unless all arrays of a feature have one rank, and one dtype unless they are cast to one."""
+    to = options.cast_of(table.feature)
     counts = np.bincount(table.header_ids, minlength=len(table.headers))
     groups: Counter[tuple[str, int]] = Counter()
     example: dict[tuple[str, int], int] = {}
@@ -198,17 +199,33 @@ def _check_agreement(table: SourceTable, options: Options) -> None:
         groups[group] += int(counts[i])
         if group not in example:
             example[group] = int(np.argmax(table.header_ids == i))
-    if len(groups) > 1:
+    dtypes, ranks = {dtype for dtype, _ in groups}, {rank for _, rank in groups}
+    if len(ranks) > 1 or (len(dtypes) > 1 and to is None):
         lines = "".join(
             f"\n  {count} of {dtype}, rank {rank}, e.g. {display(table.where(example[dtype, rank]))}"
             for (dtype, rank), count in groups.most_common()
         )
+        remedies = [] if to is not None else _uniting_options(dtypes)
+        remedies += [
+            "convert them one by one, choosing with --include and --exclude, or give each kind a name of its own"
+        ]
         raise InputError(
             "",
             f"the arrays of feature {table.feature!r} do not agree in dtype and rank:{lines}",
-            "one dtype and rank a feature: convert them one by one, choosing with --include and --exclude,"
-            " or give each kind a name of its own, NAME=PATH",
+            f"one dtype and rank a feature: {'; or '.join(remedies)}, NAME=PATH",
         )
-    ((_, rank),) = groups
+    (rank,) = ranks
     if options.rows and rank == 0:
         raise InputError(table.where(0), "an array of rank 0, which has no rows", "a rank of 1 or more with --rows")
+
+
+def _uniting_options(dtypes: set[str]) -> list[str]:
+    """The options that bring arrays of several dtypes to one."""
+    kinds = [dtype_from_name(name) for name in sorted(dtypes) if not name.startswith(("datetime64", "timedelta64"))]
+    if len(dtypes) == 1 or len(kinds) < len(dtypes):
+        return []
+    try:
+        to = np.result_type(*kinds).name
+    except TypeError:  # those of ml_dtypes have no common dtype
+        to = "float32"
+    return [f"cast them to one, as with --dtype {to}"]
