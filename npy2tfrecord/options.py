@@ -16,7 +16,7 @@ import numpy as np
 from npy2tfrecord.errors import UsageError, display
 from npy2tfrecord.formats.example import KEY
 from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN
-from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.formats.npy import MAX_RANK, dtype_from_name
 from npy2tfrecord.paths import local_path
 
 DEFAULT_FEATURE = "array"
@@ -30,6 +30,7 @@ _UNITS = {"": 1, "b": 1}
 _UNITS |= {f"{prefix}b": 1000 ** (i + 1) for i, prefix in enumerate("kmgt")}
 _UNITS |= {f"{prefix}ib": 1024 ** (i + 1) for i, prefix in enumerate("kmgt")}
 
+Rank = int | str
 Dtype = str | type[Any] | np.dtype[Any]
 Path = str | bytes | os.PathLike[str]
 Sources = Path | Sequence[Path] | Mapping[str, Path | Sequence[Path]]
@@ -157,6 +158,7 @@ _PARSERS: dict[str, _Parser] = {
     "label_by": _optional(_parse_regex),
     "void_dtype": _optional(_parse_dtype),
     "split_by": _optional(_parse_regex),
+    "sort": _one_of("bytes", "natural"),
     "shuffle": parse_flag,
     "seed": _number(0, 2**64 - 1),
     "shard_size": parse_size,
@@ -169,7 +171,7 @@ _PARSERS: dict[str, _Parser] = {
     "backend": parse_text,
     "scheduler": _optional(parse_text),
 }
-"""How the value of each option is checked and brought to one type. `dtype`, `key_by` and `split` are parsed apart."""
+"""How the value of each option is checked and brought to one type. Apart: `dtype`, `rank`, `key_by`, `split`."""
 
 
 # --- sources and features ---------------------------------------------------------------------------------------------
@@ -298,10 +300,12 @@ class Options:
     label_by: str | None = None
     key_by: str | Sequence[str] | Mapping[str, str] | None = None
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None
+    rank: Rank | Sequence[Rank] | Mapping[str, Rank] | None = None
     void_dtype: str | None = None  # or a dtype; its name in the end
     # splits and shards
     split: str | os.PathLike[str] | Mapping[str, float] | None = None
     split_by: str | None = None
+    sort: str = "bytes"
     shuffle: bool = True
     seed: int = 0
     shard_size: int | str = DEFAULT_SHARD_SIZE  # bytes, once it is parsed
@@ -317,6 +321,7 @@ class Options:
     scheduler: str | None = None
 
     casts: Mapping[str | None, str] = field(init=False, repr=False)
+    ranks: Mapping[str | None, int] = field(init=False, repr=False)
     key_patterns: Mapping[str | None, str] = field(init=False, repr=False)
     fractions: tuple[tuple[str, Fraction], ...] = field(init=False, repr=False)
     folds: int = field(init=False, repr=False)  # 0 without
@@ -329,6 +334,7 @@ class Options:
         for name, parse in _PARSERS.items():
             put(name, parse(getattr(self, name), name))
         put("casts", _parse_casts(self.dtype))
+        put("ranks", _parse_ranks(self.rank))
         put("key_patterns", _parse_key_patterns(self.key_by))
         put("split_table", _parse_split_table(self.split))
         put("folds", 0 if self.split_table else _parse_folds(self.split))
@@ -349,6 +355,10 @@ class Options:
         """The dtype that a feature is cast to."""
         return self.casts.get(feature, self.casts.get(None))
 
+    def rank_of(self, feature: str) -> int | None:
+        """The rank that a feature's arrays are brought to."""
+        return self.ranks.get(feature, self.ranks.get(None))
+
     @property
     def has_label_array(self) -> bool:
         """Whether the labels are in a `.npy` file, by number of row."""
@@ -358,12 +368,13 @@ class Options:
         """The options that change what is written, as the manifest records them."""
         names = (
             *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "members", "missing"),
-            *("label_by", "void_dtype", "split_by", "shuffle", "seed", "compression", "stats"),
+            *("label_by", "void_dtype", "split_by", "sort", "shuffle", "seed", "compression", "stats"),
         )
         shaping = {name: getattr(self, name) for name in names}
         shaping["include"], shaping["exclude"] = list(self.include), list(self.exclude)
         shaping["labels"] = self.labels if self.labels in (None, "dirs") else "file"
         shaping["dtype"] = {name or "": dtype for name, dtype in sorted(self.casts.items(), key=str)}
+        shaping["rank"] = {name or "": str(rank) for name, rank in sorted(self.ranks.items(), key=str)}
         shaping["key_by"] = {name or "": pattern for name, pattern in sorted(self.key_patterns.items(), key=str)}
         shaping["split"] = {name: str(f) for name, f in self.fractions} or self.split
         if self.split_table is not None:
@@ -412,6 +423,26 @@ def _parse_casts(dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None) ->
             raise UsageError(f"dtype is given twice for {'all features' if name is None else repr(name)}")
         casts[name] = to
     return casts
+
+
+def _parse_ranks(value: Any) -> dict[str | None, int]:
+    if value is None:
+        return {}
+    pairs: list[tuple[str | None, Any]]
+    if isinstance(value, Mapping):
+        pairs = [(parse_text(name, "rank of feature") or None, rank) for name, rank in value.items()]
+    else:
+        pairs = []
+        for each in [value] if isinstance(value, str) or not isinstance(value, Iterable) else value:
+            name, _, rank = each.rpartition(":") if isinstance(each, str) else ("", "", each)
+            pairs.append((name or None, rank))
+    ranks: dict[str | None, int] = {}
+    for feature, rank in pairs:
+        if feature in ranks:
+            raise UsageError(f"rank is given twice for {'all features' if feature is None else repr(feature)}")
+        number = int(rank) if isinstance(rank, str) and re.fullmatch("[0-9]{1,3}", rank) else rank
+        ranks[feature] = parse_integer(number, "rank", 0, MAX_RANK)
+    return ranks
 
 
 def _parse_key_patterns(value: Any) -> dict[str | None, str]:

@@ -24,7 +24,7 @@ REGEXES = ("label_by", "key_by", "split_by")
 
 def test_the_type_of_every_option_is_checked() -> None:
     fields = {field.name for field in dataclasses.fields(Options) if field.init}
-    assert fields == options._PARSERS.keys() | {"dtype", "key_by", "split"}
+    assert fields == options._PARSERS.keys() | {"dtype", "rank", "key_by", "split"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)

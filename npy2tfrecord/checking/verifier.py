@@ -25,10 +25,12 @@ _TEXT, _NUMBER = (str, type(None)), (int, type(None))
 _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("include", "exclude"), (list,)),
     **dict.fromkeys(("follow_symlinks", "rows", "group_by_suffix", "members", "shuffle", "stats"), (bool,)),
-    **dict.fromkeys(("on_error", "missing", "compression", "void_dtype", "split_by", "labels", "label_by"), _TEXT),
+    **dict.fromkeys(
+        ("on_error", "missing", "compression", "void_dtype", "split_by", "sort", "labels", "label_by"), _TEXT
+    ),
     **dict.fromkeys(("seed", "num_shards", "shard_size"), _NUMBER),
     "split": (*_TEXT, dict),
-    **dict.fromkeys(("dtype", "key_by"), (dict,)),
+    **dict.fromkeys(("dtype", "rank", "key_by"), (dict,)),
 }
 
 

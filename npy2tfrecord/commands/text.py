@@ -179,6 +179,9 @@ def scan_text(found: ScanReport) -> str:
         more = f" and {len(arrays) - _SHOWN_KINDS:,} more features" if len(arrays) > _SHOWN_KINDS else ""
         shown = f"{display(found.key)}: {', '.join(arrays[:_SHOWN_KINDS])}{more}"
         parts += ["", "Examples", f"  {count_text(found.examples, 'example')}, the first {shown}"]
+        if found.inversion is not None:
+            before, after = map(display, found.inversion)
+            parts.append(f"  in the order of bytes: {before} before {after}; --sort natural turns them round")
     elif found.features:
         parts += ["", "Examples", f"  none: {found.obstacle}"]
     if found.passed_over:

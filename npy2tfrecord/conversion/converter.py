@@ -30,6 +30,7 @@ from npy2tfrecord.options import (
     DEFAULT_SHARD_SIZE,
     Dtype,
     Options,
+    Rank,
     Sources,
     anchored,
     parse_path,
@@ -81,11 +82,13 @@ def convert(
     label_by: str | None = None,
     key_by: str | Sequence[str] | Mapping[str, str] | None = None,
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
+    rank: Rank | Sequence[Rank] | Mapping[str, Rank] | None = None,
     stats: bool = False,
     split: str | os.PathLike[str] | Mapping[str, float] | None = None,
     split_by: str | None = None,
     shard_size: int | str = DEFAULT_SHARD_SIZE,
     num_shards: int | None = None,
+    sort: str = "bytes",
     shuffle: bool = True,
     seed: int = 0,
     compression: str = "none",
@@ -121,12 +124,15 @@ def convert(
     key_by: a regular expression, or 'NAME:REGEX', a list of these, or a mapping by feature; what it finds in a file's
         path below the source, without suffix, is the key. Several groups are joined by slashes.
     dtype: cast while writing: a dtype for all features, 'NAME:DTYPE', a list of these, or a mapping by feature.
+    rank: a number of axes for all features, 'NAME:N', a list of these, or a mapping by feature: arrays of fewer axes
+        get trailing axes of 1.
     stats: record minimum, maximum, mean, deviation, NaN and infinity counts in the manifest.
     split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; '5-fold' for `fold0` to `fold4` of about the same
         size; 'dirs', by the first folder; or a CSV file with the columns key and split.
     split_by: a regular expression; keys in which it finds the same text go to one split together.
     shard_size: approximate size of a shard, in bytes or as in '128MB'.
     num_shards: shards per split, instead of a size; never more than there are examples.
+    sort: the order of the keys: 'bytes', or 'natural' for `frame_2` before `frame_10`.
     shuffle: spread the examples over the shards in random order; False keeps the order of their keys.
     seed: seed of that order and of the splits.
     compression: 'none', 'gzip' or 'zlib', of whole shards.
@@ -148,9 +154,9 @@ def convert(
         include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
         void_dtype=void_dtype,  # type: ignore[arg-type]
         follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix, members=members,
-        missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, stats=stats, split=split, split_by=split_by,
-        shard_size=shard_size, num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync,
-        read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
+        missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, rank=rank, stats=stats, split=split,
+        split_by=split_by, shard_size=shard_size, num_shards=num_shards, sort=sort, shuffle=shuffle, seed=seed,
+        compression=compression, fsync=fsync, read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
     )  # fmt: skip
     converting = Conversion(sources, parse_path(out, "out"), options, overwrite=overwrite, progress=progress)
     return converting.run(dry_run=dry_run)

@@ -11,11 +11,13 @@ import numpy as np
 
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.manifest import FeatureInfo
+from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import Dtype, Options, Path, Sources, anchored, parse_sources
+from npy2tfrecord.options import Dtype, Options, Path, Rank, Sources, anchored, parse_sources
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
+from npy2tfrecord.planning.natural_order import first_inversion
 from npy2tfrecord.sources.finder import Batch, find, passed_over
 from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, run_here
 from npy2tfrecord.sources.scanner import Scan, scan_files
@@ -30,7 +32,7 @@ class ScanReport:
 
     `passed_over` has the numbers of files that are no sources, by suffix or kind. `examples` is the number of examples
     that have all features, `key` that of the first one, and `shapes` has the shapes of its arrays; where there is none,
-    `obstacle` says why.
+    `obstacle` says why. `inversion` are two keys that come in the other order with `sort="natural"`, if there are any.
     """
 
     features: tuple[FeatureInfo, ...]
@@ -42,6 +44,7 @@ class ScanReport:
     key: bytes | None
     shapes: Mapping[str, tuple[int, ...]]
     obstacle: str
+    inversion: tuple[bytes, bytes] | None
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -55,6 +58,7 @@ class ScanReport:
             "example": None
             if self.key is None
             else {"key": display(self.key), "shapes": {name: list(shape) for name, shape in self.shapes.items()}},
+            "natural_order_differs": self.inversion is not None,
             "passed_over": dict(self.passed_over),
             "skipped": [{"source": display(p.where), "reason": p.problem} for p in self.problems],
         }
@@ -72,6 +76,8 @@ def scan(
     group_by_suffix: bool = False,
     members: bool = False,
     void_dtype: Dtype | None = None,
+    dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
+    rank: Rank | Sequence[Rank] | Mapping[str, Rank] | None = None,
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
@@ -93,6 +99,8 @@ def scan(
         "group_by_suffix": group_by_suffix,
         "members": members,
         "void_dtype": void_dtype,
+        "dtype": dtype,
+        "rank": rank,
         "jobs": jobs,
         "backend": backend,
         "scheduler": scheduler,
@@ -106,7 +114,8 @@ def scan(
     infos = []
     for table in scanned.tables:
         counts = np.bincount(table.header_ids, minlength=len(table.headers))
-        infos.append(summarize(table, counts, 0, table.headers[0].dtype))
+        to = options.cast_of(table.feature)
+        infos.append(summarize(table, counts, 0, table.headers[0].dtype if to is None else dtype_from_name(to)))
     return ScanReport(
         features=tuple(infos),
         counts=tuple(len(table) for table in scanned.tables),
@@ -117,6 +126,7 @@ def scan(
         key=None if examples is None else examples.key(0),
         shapes={} if examples is None else _shapes(examples, 0),
         obstacle=obstacle,
+        inversion=None if examples is None else first_inversion(examples),
     )
 
 

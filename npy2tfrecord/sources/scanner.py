@@ -62,8 +62,9 @@ def scan_files(batches: Iterable[Batch], options: Options, run: Run = run_here, 
         raise UsageError(_nothing_found(found, problems))
     if len(tables) > 1 and None in found:
         _check_features_meet([*tables.values()], options)
-    for table in tables.values():
-        check_feature_name(table.feature)
+    for name in tables:
+        check_feature_name(name)
+        table = tables[name] = _with_rank(tables[name], options)
         _check_agreement(table, options)
     return Scan(tuple(tables.values()), problems, found)
 
@@ -188,6 +189,23 @@ def _check_features_meet(tables: list[SourceTable], options: Options) -> None:
     raise UsageError(f"{len(tables)} features, each of one key only: {shown}; expected {remedy}")
 
 
+def _with_rank(table: SourceTable, options: Options) -> SourceTable:
+    """The table with trailing axes of 1 where arrays have fewer than the option says. The bytes stay the same."""
+    rank = options.rank_of(table.feature)
+    if rank is None:
+        return table
+    rank += options.rows  # the rows' axis is none of the examples'
+    headers = []
+    for i, header in enumerate(table.headers):
+        missing = rank - len(header.shape)
+        if missing < 0:
+            found = f"an array of rank {len(header.shape)}" + " with the rows' axis" * options.rows
+            raise InputError(table.where(int(np.argmax(table.header_ids == i))), found, f"at most {rank}, as rank says")
+        has_rows = bool(header.shape) or not options.rows  # an array without rows gets none
+        headers.append(replace(header, shape=header.shape + (1,) * missing) if has_rows else header)
+    return replace(table, headers=headers)
+
+
 def _check_agreement(table: SourceTable, options: Options) -> None:
     """Raise `InputError` unless all arrays of a feature have one rank, and one dtype unless they are cast to one."""
     to = options.cast_of(table.feature)
@@ -206,6 +224,8 @@ def _check_agreement(table: SourceTable, options: Options) -> None:
             for (dtype, rank), count in groups.most_common()
         )
         remedies = [] if to is not None else _uniting_options(dtypes)
+        if len(ranks) > 1:
+            remedies.append(f"add trailing axes of 1 with --rank {max(ranks) - options.rows}")
         remedies += [
             "convert them one by one, choosing with --include and --exclude, or give each kind a name of its own"
         ]

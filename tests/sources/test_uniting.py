@@ -84,3 +84,52 @@ def test_the_error_names_the_way_out(mixed: dict[str, np.ndarray], tmp_path: Pat
     assert "--dtype" not in str(error.value)
     with pytest.raises(UsageError, match="never cast"):
         npy2tfrecord.convert(tmp_path / "data", tmp_path / "out", dtype="complex128")
+
+
+@pytest.fixture
+def gray_and_colour(tmp_path: Path) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "colour": rng.integers(0, 255, (4, 5, 3)).astype("u1"),
+        "gray": rng.integers(0, 255, (4, 5)).astype("u1"),
+        "turned": np.asfortranarray(rng.integers(0, 255, (4, 5)).astype("u1")),
+    }
+    save(tmp_path / "data", arrays)
+    return arrays
+
+
+def test_arrays_of_a_lower_rank_get_axes_of_1(
+    gray_and_colour: dict[str, np.ndarray], tmp_path: Path, command: Command
+) -> None:
+    words = ("convert", tmp_path / "data", tmp_path / "out")
+    command.refused(4, "add trailing axes of 1 with --rank 3", words=words)
+    command.ok(*words, "--rank", "3", "--stats")
+    found = read_back(tmp_path / "out")
+    for key, array in gray_and_colour.items():
+        assert same(found[key].arrays["array"], np.ascontiguousarray(array).reshape(4, 5, -1))
+    command.ok("verify", tmp_path / "out", "--source", tmp_path / "data")
+    assert "nothing left" in command.ok(*words, "--rank", "3", "--stats").out
+    assert "array  uint8  (4, 5, 1–3)" in command.ok("scan", tmp_path / "data", "--rank", "3").out
+    command.refused(
+        4, "colour.npy: an array of rank 3; expected at most 2", words=("scan", tmp_path / "data", "--rank", "2")
+    )
+
+
+def test_ranks_of_one_feature_and_of_rows(gray_and_colour: dict[str, np.ndarray], tmp_path: Path) -> None:
+    save(tmp_path / "labels", {key: np.int64(i) for i, key in enumerate(gray_and_colour)})
+    sources = {"image": tmp_path / "data", "y": tmp_path / "labels"}
+    npy2tfrecord.convert(sources, tmp_path / "out", rank={"image": 3})
+    example = read_back(tmp_path / "out")["gray"].arrays
+    assert (example["image"].shape, example["y"].shape) == ((4, 5, 1), ())
+    npy2tfrecord.convert(tmp_path / "data", tmp_path / "rows", rank=2, rows=True)
+    shapes = {key: each.arrays["array"].shape for key, each in read_back(tmp_path / "rows").items()}
+    assert (shapes["gray#0"], shapes["colour#0"], shapes["turned#3"]) == ((5, 1), (5, 3), (5, 1))
+    np.savez(tmp_path / "a.npz", **gray_and_colour)
+    npy2tfrecord.convert(tmp_path / "a.npz", tmp_path / "members", rank=["array:3"], members=True)
+    assert read_back(tmp_path / "members")["a/turned"].arrays["array"].shape == (4, 5, 1)
+
+
+@pytest.mark.parametrize("rank", ["x", -1, 65, 1.5, ["2", "3"], {"a": None}, "a:b:c"])
+def test_what_is_no_rank_is_refused(tmp_path: Path, rank: object) -> None:
+    with pytest.raises(UsageError, match="rank"):
+        npy2tfrecord.scan(tmp_path, rank=rank)  # type: ignore[arg-type]
