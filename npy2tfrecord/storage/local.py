@@ -1,0 +1,156 @@
+"""Files of a local or network file system: the loops over requests that `InFlight` runs.
+
+A kind of storage is a module like this one: what identifies the state of a file there, and a loop for each kind of
+request. The loops run once for every file, so they look up as little as they can, and leave to `odd` whatever isn't
+as it should be: who asked reads that one file again with care, and finds out what is wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from npy2tfrecord import syscalls
+
+_PASSING = frozenset({errno.ESTALE, errno.EAGAIN, errno.EINTR})  # a server that was restarted, a file that was replaced
+_PAUSES_SECONDS = (0.01, 0.05, 0.25)
+
+Result = TypeVar("Result")
+
+
+def stamp(status: os.stat_result) -> int:
+    """A number that differs when a file was changed or replaced."""
+    return hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+
+
+def patiently(call: Callable[[], Result]) -> Result:
+    """What `call` returns. A few errors that pass by themselves are waited for; all others are raised at once."""
+    for pause in _PAUSES_SECONDS:
+        try:
+            return call()
+        except OSError as error:
+            if error.errno not in _PASSING:
+                raise
+        time.sleep(pause)
+    return call()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeFiles:
+    """Requests for whole files, in columns.
+
+    File i must hold `starts[i]`, then what fills `views[i]`, then nothing, and have the stamp `stamps[i]`.
+    """
+
+    paths: Sequence[bytes]
+    starts: Sequence[bytes]
+    views: Sequence[memoryview]
+    stamps: Sequence[int]
+    done: Callable[[int], None]
+    odd: Callable[[int, OSError | None], None]
+
+    def read(self, numbers: Iterator[int]) -> None:
+        """Read those files: open, one read of start, values and a byte more, status, close."""
+        paths, starts, views, stamps, done, odd = (
+            self.paths,
+            self.starts,
+            self.views,
+            self.stamps,
+            self.done,
+            self.odd,
+        )
+        opening, flags, closing = syscalls.open, syscalls.READ_FLAGS, syscalls.close
+        fstat, readv = syscalls.fstat, syscalls.readv
+        began, tail = bytearray(), bytearray(1)
+        for i in numbers:
+            start, view = starts[i], views[i]
+            if len(began) != len(start):
+                began = bytearray(len(start))
+            try:
+                handle = opening(paths[i], flags)
+                try:
+                    count = readv(handle, (began, view, tail))
+                    status = fstat(handle)
+                finally:
+                    closing(handle)
+            except OSError as error:
+                odd(i, error)
+                continue
+            if (
+                count == len(start) + len(view)  # a read may be cut short without the file being so
+                and began == start
+                and hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)) == stamps[i]
+            ):
+                done(i)
+            else:
+                odd(i, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStarts:
+    """Requests for the first `size` bytes of files, and their status.
+
+    `take` gets them. It returns how many bytes it needs when these are too few, and is called again with as many as
+    there are.
+    """
+
+    paths: Sequence[bytes]
+    size: int
+    take: Callable[[int, bytes, os.stat_result], int]
+    odd: Callable[[int, OSError], None]
+
+    def read(self, numbers: Iterator[int]) -> None:
+        """Read the start of those files: open, status, one read, close."""
+        paths, size, take = self.paths, self.size, self.take
+        opening, flags, closing = syscalls.open, syscalls.READ_FLAGS, syscalls.close
+        fstat, pread = syscalls.fstat, syscalls.pread
+        for i in numbers:
+            try:
+                handle = opening(paths[i], flags)
+                try:
+                    status = fstat(handle)
+                    start = pread(handle, size, 0)
+                    if wanted := take(i, start, status):
+                        take(i, start + pread(handle, wanted - len(start), len(start)), status)
+                finally:
+                    closing(handle)
+            except OSError as error:
+                self.odd(i, error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranges:
+    """Requests for ranges of one open file: what is at `offsets[i]` fills `views[i]`, one buffer after the other.
+
+    `odd` gets the number of a range that wasn't filled, and the reason where the system gave one.
+    """
+
+    handle: int
+    offsets: Sequence[int]
+    views: Sequence[Sequence[memoryview]]
+    done: Callable[[int], None]
+    odd: Callable[[int, OSError | None], None]
+
+    def read(self, numbers: Iterator[int]) -> None:
+        """Read those ranges: one call each."""
+        handle, offsets, views, done, odd = self.handle, self.offsets, self.views, self.done, self.odd
+        for i in numbers:
+            wanted = sum(map(len, views[i]))
+            try:
+                if syscalls.preadv:
+                    count = syscalls.preadv(handle, views[i], offsets[i])
+                else:
+                    count = 0
+                    for view in views[i]:
+                        count += syscalls.read_into(handle, view, offsets[i] + count)
+            except OSError as error:
+                odd(i, error)
+                continue
+            if count == wanted:
+                done(i)
+            else:
+                odd(i, None)
