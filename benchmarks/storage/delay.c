@@ -3,9 +3,9 @@
    DELAY_ROOT  an absolute path; calls on it and on what is below it wait
    DELAY_US    microseconds that each of them waits
 
-   Waiting are: opening a file or a directory, reading (read, readv, pread, preadv), asking for a path's status, and
-   listing a directory, once for every LISTED names. Not waiting are fstat and close: a network file system answers
-   them from what opening brought along.
+   Waiting are: opening a file or a directory, reading and writing (read, readv, pread, preadv, write, writev, pwrite,
+   copy_file_range, sendfile), asking for a path's status, making a directory, and listing one, once for every LISTED
+   names. Not waiting are fstat and close: a network file system answers them from what opening brought along.
 */
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -115,33 +115,33 @@ int close(int handle) {
     return real(handle);
 }
 
-#define READ(name, declared, ...) \
+#define TRANSFER(name, declared, ...) \
     ssize_t name declared { \
         REAL(ssize_t, name, SIGNATURE); \
         if (slow(handle)) wait_once(); \
         return real(__VA_ARGS__); \
     }
 #define SIGNATURE int, void *, size_t
-READ(read, (int handle, void *data, size_t size), handle, data, size)
+TRANSFER(read, (int handle, void *data, size_t size), handle, data, size)
 #undef SIGNATURE
 #define SIGNATURE int, const struct iovec *, int
-READ(readv, (int handle, const struct iovec *pieces, int count), handle, pieces, count)
+TRANSFER(readv, (int handle, const struct iovec *pieces, int count), handle, pieces, count)
 #undef SIGNATURE
 #define SIGNATURE int, void *, size_t, off_t
-READ(pread, (int handle, void *data, size_t size, off_t at), handle, data, size, at)
+TRANSFER(pread, (int handle, void *data, size_t size, off_t at), handle, data, size, at)
 #undef SIGNATURE
 #define SIGNATURE int, void *, size_t, off64_t
-READ(pread64, (int handle, void *data, size_t size, off64_t at), handle, data, size, at)
+TRANSFER(pread64, (int handle, void *data, size_t size, off64_t at), handle, data, size, at)
 #undef SIGNATURE
 #define SIGNATURE int, const struct iovec *, int, off_t
-READ(preadv, (int handle, const struct iovec *pieces, int count, off_t at), handle, pieces, count, at)
+TRANSFER(preadv, (int handle, const struct iovec *pieces, int count, off_t at), handle, pieces, count, at)
 #undef SIGNATURE
 #define SIGNATURE int, const struct iovec *, int, off64_t
-READ(preadv64, (int handle, const struct iovec *pieces, int count, off64_t at), handle, pieces, count, at)
+TRANSFER(preadv64, (int handle, const struct iovec *pieces, int count, off64_t at), handle, pieces, count, at)
 #undef SIGNATURE
 
 #define SIGNATURE int, off64_t *, int, off64_t *, size_t, unsigned int
-READ(copy_file_range, (int handle, off64_t *from, int out, off64_t *to, size_t size, unsigned int flags), handle, from,
+TRANSFER(copy_file_range, (int handle, off64_t *from, int out, off64_t *to, size_t size, unsigned int flags), handle, from,
      out, to, size, flags)
 #undef SIGNATURE
 ssize_t sendfile(int out, int handle, off_t *from, size_t size) {
@@ -153,6 +153,25 @@ ssize_t sendfile64(int out, int handle, off64_t *from, size_t size) {
     REAL(ssize_t, sendfile64, int, int, off64_t *, size_t);
     if (slow(handle)) wait_once();
     return real(out, handle, from, size);
+}
+
+#define SIGNATURE int, const void *, size_t
+TRANSFER(write, (int handle, const void *data, size_t size), handle, data, size)
+#undef SIGNATURE
+#define SIGNATURE int, const struct iovec *, int
+TRANSFER(writev, (int handle, const struct iovec *pieces, int count), handle, pieces, count)
+#undef SIGNATURE
+#define SIGNATURE int, const void *, size_t, off_t
+TRANSFER(pwrite, (int handle, const void *data, size_t size, off_t at), handle, data, size, at)
+#undef SIGNATURE
+#define SIGNATURE int, const void *, size_t, off64_t
+TRANSFER(pwrite64, (int handle, const void *data, size_t size, off64_t at), handle, data, size, at)
+#undef SIGNATURE
+
+int mkdirat(int directory, const char *path, mode_t mode) {
+    REAL(int, mkdirat, int, const char *, mode_t);
+    if (below(directory, path)) wait_once();
+    return real(directory, path, mode);
 }
 
 #define STAT(name, type) \

@@ -135,7 +135,12 @@ def test_closing_does_not_wait_for_what_hangs() -> None:
     release = threading.Event()
     started = time.monotonic()
     requests = InFlight(4)
-    requests.submit(lambda numbers: [release.wait(30) for _ in numbers] and None, range(100))
+
+    def work(numbers: Iterator[int]) -> None:
+        for _ in numbers:
+            release.wait(30)
+
+    requests.submit(work, range(100))
     requests.close()
     assert time.monotonic() - started < 10
     release.set()
