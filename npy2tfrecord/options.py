@@ -115,7 +115,6 @@ class Options:
     # what else
     stats: bool = False
     read_back: bool = False
-    check_sources: bool = False
     fsync: bool = True
     # who does it
     jobs: int | None = None

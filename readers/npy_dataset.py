@@ -124,7 +124,7 @@ def _describe(examples: Examples, rows: bool) -> Manifest:
     for table, sources in zip(examples.tables, examples.sources, strict=True):
         counts = np.bincount(table.header_ids[sources], minlength=len(table.headers))
         infos.append(table.sum_up(counts, int(rows), table.headers[0].dtype))
-    shard = ShardInfo(shard_name(_SPLIT, 0, 1), len(examples), sum(info.bytes for info in infos), "0" * 32)
+    shard = ShardInfo(shard_name(_SPLIT, 0, 1), len(examples), sum(info.bytes for info in infos), "0" * 32, "")
     return Manifest(tuple(infos), {_SPLIT: (shard,)}, labels=examples.classes)
 
 

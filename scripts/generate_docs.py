@@ -107,7 +107,7 @@ def example_blocks() -> dict[str, str]:
     return {
         "record": "\n".join(_record_lines(files[f"{shard}.tfrecord"])),
         "index": files[f"index/{shard}.idx"].decode(),
-        "keys": files[f"index/{shard}.keys"].hex(" ") + "\n",
+        "keys": files[f"index/{shard}.keys"].decode(),
         "manifest": files["manifest.json"].decode(),
         "features": files["features.json"].decode(),
         "dataset_info": files["dataset_info.json"].decode(),

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from npy2tfrecord import syscalls
 from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.formats import manifest
-from npy2tfrecord.formats.keysums import KeySums
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
 SHARD_BYTES = 128e6
@@ -40,7 +39,7 @@ def commit_seconds(shards: int = 200) -> float:
         workspace.open()
         try:
             entries = [
-                ShardEntry(manifest.shard_name("train", i, shards), 1, 1, "0" * 32, KeySums(0, 0), "")
+                ShardEntry(manifest.ShardInfo(manifest.shard_name("train", i, shards), 1, 1, "0" * 32, "00"), "")
                 for i in range(shards)
             ]
             for entry in entries:

@@ -6,23 +6,18 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-import numpy as np
-
 from npy2tfrecord import syscalls
 from npy2tfrecord.checking.comparer import compare
 from npy2tfrecord.conversion.converter import Conversion
 from npy2tfrecord.errors import ConflictError, DamageError, UsageError, display
 from npy2tfrecord.formats import manifest as manifests
 from npy2tfrecord.formats.example import parse_example
-from npy2tfrecord.formats.keysums import ITEM_BYTES, residues
-from npy2tfrecord.formats.manifest import INDEX_DIR, Hash, Manifest, ShardInfo, index_name, keys_name
-from npy2tfrecord.formats.shard import check_example, key_of, read_records, residues_of
+from npy2tfrecord.formats.manifest import INDEX_DIR, Manifest, ShardInfo, index_name, keys_name
+from npy2tfrecord.formats.shard import NO_LINK_FLAGS, check_example, content_of, key_of, load_keys, read_records
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Options, Sources, anchored, parse_sources
 
-_CHUNK_BYTES = 1 << 20
-_FLAGS = syscalls.READ_FLAGS | getattr(os, "O_NOFOLLOW", 0)  # a link may lead anywhere
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20
 _TEXT, _NUMBER = (str, type(None)), (int, type(None))
@@ -148,7 +143,7 @@ def _check_neighbours(path: str, manifest: Manifest) -> dict[str, list[str]]:
     damaged = {}
     for name, expected in neighbour_files(manifest).items():
         try:
-            with syscalls.opened(os.path.join(path, name), _FLAGS) as handle:
+            with syscalls.opened(os.path.join(path, name), NO_LINK_FLAGS) as handle:
                 if syscalls.read_up_to(handle, len(expected) + 1) != expected:
                     damaged[name] = [f"{name}: is not what follows from the manifest"]
         except OSError as error:
@@ -163,11 +158,7 @@ def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, l
     keys: list[bytes] = []
     problem = ""
     try:
-        size, found = _hash_from_disk(file, shard)
-        if size != shard.bytes:
-            problem = f"it has {size} bytes, the manifest says {shard.bytes}"
-        elif found != shard.hash:
-            problem = f"its content is not what was written (hash {found}, not {shard.hash})"
+        problem = _check_content(file, shard)
         for record in read_records(file, manifest.compression):
             lines.append(b"%d %d\n" % (record.offset, record.size))
             key = b""
@@ -189,7 +180,7 @@ def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, l
     except OSError as error:
         return shard.file, [f"{shard.file}: {error.strerror}"]
     differs = _check_index(out, shard, lines)
-    moved, other = _check_keys(out, shard, residues(keys))
+    moved, other = _check_keys(out, manifest, shard, keys)
     if problem:
         where = "--source tells which record"
         if moved is not None:
@@ -198,51 +189,47 @@ def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, l
     return shard.file, [differs or other] if differs or other else []
 
 
+def _check_content(file: str, shard: ShardInfo) -> str:
+    """Where a shard's bytes on the disk are not those that were written; nothing when they are."""
+    with syscalls.opened(file, NO_LINK_FLAGS) as handle:
+        status = syscalls.fstat(handle)
+        if not stat.S_ISREG(status.st_mode):
+            raise DamageError("not a regular file")
+        if status.st_size != shard.bytes:
+            return f"it has {status.st_size} bytes, the manifest says {shard.bytes}"
+        found = content_of(handle, from_disk=True)
+    if found.hash != shard.hash:
+        return f"its content is not what was written (hash {found.hash}, not {shard.hash})"
+    if found.tail != shard.tail:
+        return f"its last bytes are {found.tail}, the manifest says {shard.tail}"
+    return ""
+
+
 def _check_index(out: str, shard: ShardInfo, lines: list[bytes]) -> str:
     """Where the index is not what the records make; nothing when it is."""
     index = index_name(shard.file)
     try:
-        with syscalls.opened(os.path.join(out, index), _FLAGS) as handle:
+        with syscalls.opened(os.path.join(out, index), NO_LINK_FLAGS) as handle:
             differs = _first_difference(syscalls.read_up_to(handle, 40 * shard.examples + 1), lines)
     except OSError as error:
         differs = error.strerror or str(error)
     return f"{index}: {differs}" if differs else ""
 
 
-def _check_keys(out: str, shard: ShardInfo, found: np.ndarray) -> tuple[int | None, str]:
+def _check_keys(out: str, manifest: Manifest, shard: ShardInfo, found: list[bytes]) -> tuple[int | None, str]:
     """The first record with another key than was written there, or what is wrong with the file of keys."""
-    if shard.keys is None:
-        return None, ""
     name = keys_name(shard.file)
     try:
-        with syscalls.opened(os.path.join(out, name), _FLAGS) as handle:
-            known = residues_of(syscalls.read_up_to(handle, ITEM_BYTES * shard.examples + 1), shard)
+        known = load_keys(out, shard, manifest.compression)
+    except DamageError as error:
+        return None, str(error)
     except OSError as error:
         return None, f"{name}: {error.strerror or error}"
-    if known is None:
-        return None, f"{name}: is not what the manifest says of the shard's keys"
-    both = min(len(known), len(found))
-    moved = np.flatnonzero(known[:both] != found[:both])
-    return (int(moved[0]), f"{name}: other keys than the records have") if len(moved) else (None, "")
-
-
-def _hash_from_disk(file: str, shard: ShardInfo) -> tuple[int, str]:
-    """Size and hash of a shard. Asks the system to forget its copy first, so that the disk is read."""
-    with syscalls.opened(file, _FLAGS) as handle:
-        status = syscalls.fstat(handle)
-        if not stat.S_ISREG(status.st_mode):
-            raise DamageError("not a regular file")
-        if status.st_size != shard.bytes:
-            return status.st_size, ""
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        seen = Hash()
-        buffer = memoryview(bytearray(min(_CHUNK_BYTES, shard.bytes + 1)))
-        position = 0
-        while count := syscalls.read_into(handle, buffer, position):
-            seen.update(buffer[:count])
-            position += count
-    return position, seen.hexdigest()
+    for record, (there, key) in enumerate(zip(known, found, strict=False)):
+        if there != key:
+            line = f"line {record + 1} reads {display(there)!r}"
+            return record, f"{name}: {line}, the record has the key {display(key)!r}"
+    return None, ""
 
 
 def _first_difference(data: bytes, lines: list[bytes]) -> str:
@@ -255,4 +242,5 @@ def _first_difference(data: bytes, lines: list[bytes]) -> str:
             found = data[position : position + 60].split(b"\n")[0]
             return f"line {number + 1}, of record {number}, reads {found!r}, the shard says {line[:-1]!r}"
         position += len(line)
-    return f"{len(data) - position} bytes or more behind its last line, of record {len(lines) - 1}"
+    behind = f"its last line, of record {len(lines) - 1}" if lines else "its end: the shard has no records"
+    return f"{len(data) - position} bytes or more behind {behind}"

@@ -14,8 +14,8 @@ from npy2tfrecord.commands.text import size_text, table_text
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats import manifest as manifests
 from npy2tfrecord.formats.example import LABEL, parse_example
-from npy2tfrecord.formats.manifest import Manifest, index_name
-from npy2tfrecord.formats.shard import array_of, check_example, key_of, read_records
+from npy2tfrecord.formats.manifest import Manifest, ShardInfo
+from npy2tfrecord.formats.shard import array_of, check_example, key_of, load_index, read_records
 from npy2tfrecord.formats.tfrecord import unframe
 
 _BEGIN_BYTES = 4096  # of a record that are looked at for its key, besides the key itself
@@ -50,7 +50,7 @@ def view(out: str | os.PathLike[str], key: str | bytes) -> View:
     """The example of that key. Raises `UsageError` when there is none, `DamageError` when it is damaged."""
     manifest, wanted = manifests.load(out), os.fsencode(key)
     for shard in manifest.shards:
-        for number, data in _candidates(os.fspath(out), shard.file, wanted, manifest):
+        for number, data in _candidates(os.fspath(out), shard, wanted, manifest):
             example = parse_example(data)
             if key_of(example) == wanted:
                 check_example(example, manifest)
@@ -63,25 +63,19 @@ def view(out: str | os.PathLike[str], key: str | bytes) -> View:
     raise UsageError(f"{display(os.fspath(out))} has no example with the key {display(wanted)!r}")
 
 
-def _candidates(out: str, file: str, key: bytes, manifest: Manifest) -> Iterator[tuple[int, memoryview]]:
+def _candidates(out: str, shard: ShardInfo, key: bytes, manifest: Manifest) -> Iterator[tuple[int, memoryview]]:
     """(number, data) of the records of a shard that may have the key."""
-    path = os.path.join(out, file)
+    path = os.path.join(out, shard.file)
     if manifest.compression != "none":
         yield from ((r.number, r.data) for r in read_records(path, manifest.compression) if key in bytes(r.data))
         return
     begin = _BEGIN_BYTES + len(key) + 512 * len(manifest.features)
-    with open(os.path.join(out, index_name(file)), "rb") as index, syscalls.opened(path) as handle:
-        size = os.fstat(handle).st_size
-        for number, line in enumerate(index):
-            try:
-                offset, length = map(int, line.split())
-            except ValueError:
-                raise DamageError(f"{display(path)}: line {number + 1} of its index is damaged") from None
-            if offset < 0 or not 0 <= length <= size - offset:
-                raise DamageError(f"{display(path)}: line {number + 1} of its index leads out of it")
-            if key in syscalls.pread(handle, min(length, begin), offset):
+    offsets, sizes = load_index(out, shard)
+    with syscalls.opened(path) as handle:
+        for number, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
+            if key in syscalls.pread(handle, min(size, begin), offset):
                 try:
-                    yield number, unframe(memoryview(syscalls.pread(handle, length, offset)))
+                    yield number, unframe(memoryview(syscalls.pread(handle, size, offset)))
                 except DamageError as error:
                     raise DamageError(f"{display(path)}: record {number} at offset {offset}: {error}") from None
 

@@ -103,7 +103,6 @@ def convert_parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", default=False, help="replace what is in OUT")
     add("--no-fsync", dest="fsync", action="store_false", help="do not wait for the disk")
     add("--read-back", action="store_true", help="read each shard again from the disk before it counts")
-    add("--check-sources", action="store_true", help="compare a finished conversion with its sources again")
     add("--quiet", "-q", action="store_true", default=False, help="no progress")
     add("--progress", choices=("auto", "json"), default="auto", help="a bar, or a line of JSON a second")
     _add_json(parser)

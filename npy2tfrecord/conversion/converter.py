@@ -11,16 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from npy2tfrecord.checking.comparer import compare
 from npy2tfrecord.conversion.dispatcher import write_all
-from npy2tfrecord.conversion.omission import LEFT_OUT, left_out, record, recorded, without
 from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, UnstableError, display
 from npy2tfrecord.formats import manifest as manifests
-from npy2tfrecord.formats.keysums import ITEM_BYTES
-from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
+from npy2tfrecord.formats.manifest import FeatureInfo, Hash, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
 from npy2tfrecord.formats.npy import dtype_from_name
-from npy2tfrecord.formats.shard import is_whole
+from npy2tfrecord.formats.shard import encode_keys, is_whole
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Options, Sources, anchored, parse_sources
@@ -34,7 +31,6 @@ from npy2tfrecord.writing.statistics import Moments
 
 _BYTES_FOR_PROCESSES = 48 * 10**6  # below, starting worker processes takes longer than doing it here
 _RECORDS_FOR_PROCESSES = 10_000
-_SHOWN = 20  # shards that differ, in a message
 
 
 @dataclass(frozen=True)
@@ -67,7 +63,7 @@ def convert(
     directory, which is searched through, or a file. The keywords are the options of `npy2tfrecord convert` with
     underscores, and their defaults the same: `rows`, `labels`, `split`, `shard_size`, `num_shards`, `shuffle`, `seed`,
     `split_by`, `missing`, `group_by_suffix`, `stats`, `dtype`, `void_dtype`, `compression`, `include`, `exclude`,
-    `files_from`, `follow_symlinks`, `jobs`, `backend`, `scheduler`, `on_error`, `fsync`, `read_back`, `check_sources`.
+    `files_from`, `follow_symlinks`, `jobs`, `backend`, `scheduler`, `on_error`, `fsync`, `read_back`.
 
     A run that was stopped goes on where it was when it is called again. With `dry_run` nothing is written, and the
     hashes in the manifest are empty.
@@ -119,21 +115,18 @@ class Conversion:
         if earlier is not None:
             list(steps)  # what is complete needs no header
             self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(found))
-            knows_all = options.labels in (None, "dirs") and not options.check_sources
+            knows_all = options.labels in (None, "dirs")
             if knows_all and not damaged and not self._lost_shards(earlier):
                 return self._complete(earlier)
         planned, identity = self._plan(found, steps)
         if earlier is not None:
             self._check_same(dict(earlier.options), dict(earlier.sources), identity)
-            planned = without(planned, recorded(earlier.sources, display(workspace.out)), options)
             if not damaged and not self._lost_shards(earlier):  # the table of labels, which has no name, is the same
-                if options.check_sources:
-                    self._check_sources(planned)
                 return self._complete(earlier)
         if dry_run:
             sizes = planned.shard_sizes()
             entries = {
-                file: ShardEntry(file, count, sizes[file], "0" * 32, None, "")
+                file: ShardEntry(ShardInfo(file, count, sizes[file], "0" * 32, ""), "")
                 for file, count in _shard_counts(planned).items()
             }
             return self._manifest(planned, entries, identity)
@@ -159,7 +152,7 @@ class Conversion:
         """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
         planned, identity = self._plan(*search(self.sources, self.options))
         self._check_same(dict(manifest.options), dict(manifest.sources), identity)
-        return without(planned, recorded(manifest.sources, display(self.workspace.out)), self.options)
+        return planned
 
     def _plan(self, found: dict[str | None, Found], steps: Iterator[None]) -> tuple[Plan, dict[str, Any]]:
         """The plan for the files found and those that `steps` still finds, and what tells it from others."""
@@ -202,30 +195,14 @@ class Conversion:
                 f" {'; '.join(differ)}. --overwrite replaces it"
             )
 
-    def _check_sources(self, planned: Plan) -> None:
-        """Raise `ConflictError` unless every record that is there is what its source makes now."""
-        sizes = planned.shard_sizes()
-        jobs = self._jobs(sum(sizes.values()), len(planned.record_sizes))
-        found = dict(compare(planned, self.workspace.out, self.options, jobs))
-        differ = [finding for file in sorted(found) for finding in found[file]]
-        if differ:
-            more = f"\n  … and {len(differ) - _SHOWN} more" if len(differ) > _SHOWN else ""
-            raise ConflictError(
-                f"{display(self.workspace.out)} is not what its sources make now:\n  "
-                + "\n  ".join(differ[:_SHOWN])
-                + f"{more}\nverify tells whether it is the shards that have changed. --overwrite converts all anew"
-            )
-
     def _lost_shards(self, manifest: Manifest) -> list[str]:
         """Shards of a finished conversion that are missing or do not have their size."""
         lost = []
         for shard in manifest.shards:
             try:
-                expected = {shard.file: shard.bytes, manifests.index_name(shard.file): None}
-                if shard.keys is not None:
-                    expected[manifests.keys_name(shard.file)] = ITEM_BYTES * shard.examples
-                sizes = {name: os.stat(os.path.join(self.workspace.out, name)).st_size for name in expected}
-                if any(size not in (None, sizes[name]) for name, size in expected.items()):
+                names = shard.file, *(manifests.beside(shard.file, suffix) for suffix in manifests.BESIDE)
+                size, *_ = (os.stat(os.path.join(self.workspace.out, name)).st_size for name in names)
+                if size != shard.bytes:
                     lost.append(shard.file)
             except OSError:
                 lost.append(shard.file)
@@ -235,14 +212,16 @@ class Conversion:
         """The shards of an earlier run that are whole, by size and content, and whose sources have not changed."""
         entries = self.workspace.entries()
         if earlier is not None:
-            entries = {s.file: ShardEntry(s.file, s.examples, s.bytes, s.hash, s.keys, "") for s in earlier.shards}
-        stamps = {spec.file: spec.sources_hash for spec in planned.shards(set(entries))} if entries else {}
-        candidates = [
-            (self.workspace.out, ShardInfo(e.file, e.examples, e.bytes, e.hash, e.keys), self.options.compression)
-            for e in entries.values()
-            if e.file not in damaged and e.file in stamps and e.sources_hash in ("", stamps[e.file])
-        ]
-        size = sum(shard.bytes for _, shard, _ in candidates)
+            entries = {shard.file: ShardEntry(shard, "") for shard in earlier.shards}
+        candidates = []
+        for spec in planned.shards(set(entries) - damaged):
+            entry = entries[spec.file]
+            if entry.sources_hash in ("", spec.sources_hash):
+                missing = {i for i, _ in entry.left_out}
+                keys = [key for i, key in enumerate(spec.record_keys) if i not in missing]
+                keys_hash = Hash(encode_keys(keys)).hexdigest() if len(keys) == entry.examples else None
+                candidates.append((self.workspace.out, entry.shard, self.options.compression, keys_hash))
+        size = sum(shard.bytes for _, shard, _, _ in candidates)
         whole = pool.run(is_whole, candidates, jobs=self._jobs(size, len(candidates)), backend=self.options.backend)
         return {file: entries[file] for file, found in whole if found}
 
@@ -265,24 +244,19 @@ class Conversion:
             begun = None
         if begun:
             self._check_same(begun.get("options", {}), begun.get("sources", {}), identity)
-        lost = recorded({} if earlier else begun or {}, display(workspace.out))
-        now = without(planned, lost, self.options)
-        while True:
-            if not begun:  # without its plan, what an earlier run finished cannot be told from anything else
-                workspace.begin(intent | {"files": now.files} | record(lost))
-            entries = self._write_shards(now, earlier, damaged)
-            if all(entry.examples for entry in entries.values()):
-                break
-            lost = left_out(planned, lost, now, entries)
-            now = without(planned, lost, self.options)  # may raise: what is there stays then
-            workspace.clear()
-            begun = None
-        earlier = earlier or self._manifest(now, entries, identity | ({LEFT_OUT: list(lost)} if lost else {}))
+        if not begun:  # without its plan, what an earlier run finished can't be distinguished from anything else
+            workspace.begin(intent | {"files": planned.files})
+        entries = self._write_shards(planned, earlier, damaged)
+        if not any(entry.examples for entry in entries.values()):
+            first = next(skipped for entry in entries.values() for _, skipped in entry.left_out)
+            found = f"{first.reason}; with it, none of the {len(planned.examples)} examples can be written"
+            raise InputError(first.source, found, "at least one")
+        earlier = earlier or self._manifest(planned, entries, identity)
         workspace.finish(neighbour_files(earlier) | {manifests.FILE_NAME: earlier.encode()})
         return earlier
 
     def _write_shards(self, planned: Plan, earlier: Manifest | None, damaged: frozenset[str]) -> dict[str, ShardEntry]:
-        """Write all shards that are still to be written; the entries of all, also of those that came out empty."""
+        """Write all shards that are still to be written; the entries of all."""
         workspace, options = self.workspace, self.options
         entries = self._kept(planned, earlier, damaged)
         sizes = planned.shard_sizes()
@@ -295,7 +269,7 @@ class Conversion:
         expected = {shard.file: shard.hash for shard in earlier.shards} if earlier else {}
 
         def check(entry: ShardEntry) -> None:
-            if entry.hash != expected.get(entry.file, entry.hash):
+            if entry.shard.hash != expected.get(entry.file, entry.shard.hash):
                 raise ConflictError(
                     f"{display(workspace.out)}: {entry.file} is lost or damaged, and what its sources make now is not"
                     " what was there: they have changed since the conversion. --overwrite converts all anew"
@@ -347,7 +321,7 @@ class Conversion:
             infos = []
             for k in range(count):
                 entry = entries[shard_name(split.name, k, count)]
-                infos.append(ShardInfo(entry.file, entry.examples, entry.bytes, entry.hash, entry.keys))
+                infos.append(entry.shard)
                 positions = np.array([i for i, _ in entry.left_out], dtype=np.int64)
                 left_out.append(split.order[split.cuts[k] + positions])
                 skipped.extend(reason for _, reason in entry.left_out)

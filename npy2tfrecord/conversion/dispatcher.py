@@ -30,7 +30,7 @@ def write_all(
     done: Callable[[ShardEntry], None],
     tick: Callable[[], None],
 ) -> None:
-    """Write the shards in `missing`; call `check` with each entry, commit it unless nothing is in it, and call `done`.
+    """Write the shards in `missing`; call `check` with each entry, commit it, and call `done`.
 
     When a worker dies, the shards that were under way are written again, one at a time, so that the one at fault
     shows. Raises `WorkerError` naming the source that kills its worker every time, when all else is done.
@@ -53,8 +53,7 @@ def write_all(
         try:
             for entry in results:
                 check(entry)
-                if entry.examples:
-                    workspace.commit([entry])
+                workspace.commit([entry])
                 missing.discard(entry.file)
                 done(entry)
         except WorkerError:

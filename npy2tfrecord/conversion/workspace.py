@@ -21,8 +21,7 @@ from typing import Any
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
 from npy2tfrecord.formats import manifest as manifests
-from npy2tfrecord.formats.keysums import KeySums
-from npy2tfrecord.formats.manifest import BESIDE, Hash, Manifest, Skipped, beside
+from npy2tfrecord.formats.manifest import BESIDE, Hash, Manifest, ShardInfo, Skipped, beside
 from npy2tfrecord.jobs.dask_cluster import check_output
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
@@ -183,7 +182,7 @@ class Workspace:
                 digest, _, text = line.rstrip(b"\n").partition(b" ")
                 if line.endswith(b"\n") and digest == Hash(text).hexdigest().encode():
                     fields = json.loads(text)
-                    fields["keys"] = KeySums(*fields["keys"])
+                    fields["shard"] = ShardInfo(**fields["shard"])
                     fields["left_out"] = tuple((i, Skipped(**skipped)) for i, skipped in fields["left_out"])
                     entry = ShardEntry(**fields)
                     entries[entry.file] = entry

@@ -20,12 +20,12 @@ import xxhash
 
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.document import Node
-from npy2tfrecord.formats.keysums import MODULUS, KeySums
 from npy2tfrecord.formats.npy import EXTENSION_NAMES, MAX_RANK, SUPPORTED_NAMES
 
 FILE_NAME = "manifest.json"
 INDEX_DIR = "index"
 BESIDE = (".idx", ".keys")  # the smaller files of a shard, all in that directory
+TAIL_BYTES = 8  # of a shard, which its manifest repeats
 FORMAT = "npy2tfrecord"
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 256 * 2**20  # a million shards, or three million skipped sources, fit
@@ -35,6 +35,7 @@ MAX_SHARDS = 10**7 - 1  # of a split: seven digits of a file's name
 SPLIT_PATTERN = re.compile(r"[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*")
 FEATURE_PATTERN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _HASH_PATTERN = re.compile(r"[0-9a-f]{32}")
+_TAIL_PATTERN = re.compile(rf"(?:[0-9a-f]{{2}}){{0,{TAIL_BYTES}}}")
 _HASH_END = re.compile(rb',\n "hash": "([0-9a-f]{32})"\n}\n\Z')
 
 Hash = xxhash.xxh3_128  # 128 bits, as fast as memory; finds every accident, not a forger
@@ -51,7 +52,7 @@ def index_name(file: str) -> str:
 
 
 def keys_name(file: str) -> str:
-    """Where the residues of a shard's keys are, relative to the data set's directory."""
+    """Where a shard's keys are, relative to the data set's directory."""
     return beside(file, ".keys")
 
 
@@ -104,21 +105,26 @@ class FeatureInfo:
 
 @dataclass(frozen=True, slots=True)
 class ShardInfo:
-    """One shard: `bytes` is the file's size, `hash` the XXH3-128 of its content.
+    """One shard: `bytes` is the file's size, `hash` the XXH3-128 of its content, `tail` its last 8 bytes (hexadecimal).
 
-    `keys` are the sums over its keys; None in what an early converter wrote.
+    A reader compares the tail when it opens a shard: the file of another data set or version shows at once.
     """
 
     file: str
     examples: int
     bytes: int
     hash: str
-    keys: KeySums | None = None
+    tail: str
 
     def to_json(self) -> dict[str, Any]:
         """The shard as `manifest.json` holds it."""
-        sums = {} if self.keys is None else {"keys": list(self.keys)}
-        return {"file": self.file, "examples": self.examples, "bytes": self.bytes, "hash": self.hash, **sums}
+        return {
+            "file": self.file,
+            "examples": self.examples,
+            "bytes": self.bytes,
+            "hash": self.hash,
+            "tail": self.tail,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,20 +325,16 @@ def _parse_shard(node: Node, split: str, index: int, count: int) -> ShardInfo:
     file = node.get("file")
     if file.value != shard_name(split, index, count):  # nothing else is ever opened
         raise file.fail(repr(shard_name(split, index, count)))
+    size, tail = node.get("bytes").integer(), node.get("tail")
+    if len(tail.string(_TAIL_PATTERN)) != 2 * min(size, TAIL_BYTES):
+        raise tail.fail(f"{min(size, TAIL_BYTES)} bytes in hexadecimal")
     return ShardInfo(
-        file.value,
-        node.get("examples").integer(),
-        node.get("bytes").integer(),
-        node.get("hash").string(_HASH_PATTERN),
-        _parse_key_sums(node.get("keys")) if "keys" in node.mapping() else None,
+        file=file.value,
+        examples=node.get("examples").integer(),
+        bytes=size,
+        hash=node.get("hash").string(_HASH_PATTERN),
+        tail=tail.value,
     )
-
-
-def _parse_key_sums(node: Node) -> KeySums:
-    sums = node.integers()
-    if len(sums) != 2 or max(sums) >= MODULUS:
-        raise node.fail(f"two sums below {MODULUS}")
-    return KeySums(*sums)
 
 
 def _parse_feature(name: str, node: Node) -> FeatureInfo:

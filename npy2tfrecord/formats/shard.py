@@ -1,11 +1,16 @@
-"""Reading shards back, record by record, believing nothing they claim."""
+"""Shards and the files beside them: their content, index and keys, and their records, believing nothing they claim.
+
+An index has a line for each record with its offset and size, a file of keys a line for each with its key.
+"""
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
+import stat
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from typing import IO
@@ -15,13 +20,16 @@ import numpy as np
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError
 from npy2tfrecord.formats.example import KEY, LABEL, Value
-from npy2tfrecord.formats.keysums import ITEM_BYTES, MODULUS, key_sums
-from npy2tfrecord.formats.manifest import FeatureInfo, Hash, Manifest, ShardInfo, index_name, keys_name
+from npy2tfrecord.formats.manifest import TAIL_BYTES, FeatureInfo, Hash, Manifest, ShardInfo, index_name, keys_name
 from npy2tfrecord.formats.npy import dtype_from_name
-from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, MAX_DATA_BYTES, data_length, unframe
+from npy2tfrecord.formats.tfrecord import FOOT_BYTES, FRAME_BYTES, HEAD_BYTES, MAX_DATA_BYTES, data_length, unframe
 
 _READ_BYTES = 1 << 20
 _LINE_BYTES = 40  # of an index, at most
+_MAX_DEFLATE_RATIO = 1032  # of unpacked to packed bytes (https://zlib.net/zlib_tech.html)
+_ESCAPE = re.compile(rb"\\(.?)", re.DOTALL)
+_ESCAPED = {b"\\": b"\\", b"n": b"\n"}
+NO_LINK_FLAGS = syscalls.READ_FLAGS | getattr(os, "O_NOFOLLOW", 0)  # a link may lead anywhere
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +79,7 @@ def read_records(path: str | bytes, compression: str = "none") -> Iterator[Recor
     Memory grows with what is really there, never with a length that is only claimed. Raises
     `DamageError` that tells the record's number and offset, and `OSError`.
     """
-    handle = syscalls.open(path, syscalls.READ_FLAGS | getattr(os, "O_NOFOLLOW", 0))
+    handle = syscalls.open(path, NO_LINK_FLAGS)
     with os.fdopen(handle, "rb", buffering=_READ_BYTES) as packed:
         number = offset = 0
         try:
@@ -98,48 +106,153 @@ def read_records(path: str | bytes, compression: str = "none") -> Iterator[Recor
             raise DamageError(f"record {number} at offset {offset}: damaged compression ({error})") from None
 
 
-def is_whole(out: str, shard: ShardInfo, compression: str) -> tuple[str, bool]:
-    """Whether a shard has its size and hash, its index as many records that fill it, and its keys their sums."""
-    file, seen, keys = shard.file, Hash(), b""
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What identifies a file's content: its size, its hash, and its last bytes in hexadecimal."""
+
+    bytes: int
+    hash: str
+    tail: str
+
+
+class ContentHash:
+    """The content of a file whose bytes are given in order."""
+
+    def __init__(self) -> None:
+        self._hash, self._size, self._tail = Hash(), 0, b""
+
+    def update(self, data: memoryview) -> None:
+        self._hash.update(data)
+        self._size += len(data)
+        self._tail = (self._tail + data[-TAIL_BYTES:])[-TAIL_BYTES:]
+
+    @property
+    def content(self) -> Content:
+        return Content(self._size, str(self._hash.hexdigest()), self._tail.hex())
+
+
+def content_of(handle: int, *, from_disk: bool = False) -> Content:
+    """The content of an open file; with `from_disk` the system is asked to forget its own copy first."""
+    if from_disk and hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
+    seen = ContentHash()
+    buffer = memoryview(bytearray(_READ_BYTES))
+    position = 0
+    while count := syscalls.read_into(handle, buffer, position):
+        seen.update(buffer[:count])
+        position += count
+    return seen.content
+
+
+# --- the files beside a shard -------------------------------------------------------------------
+
+
+def encode_index(sizes: np.ndarray) -> bytes:
+    """The index of records with these sizes, framing included: "offset size", a line for each, as tfrecord2idx does."""
+    offsets = np.cumsum(sizes) - sizes
+    return "".join(map("%d %d\n".__mod__, zip(offsets.tolist(), sizes.tolist(), strict=True))).encode()
+
+
+def decode_index(data: bytes, examples: int, size: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The offsets and sizes of a shard's records by its index, int64.
+
+    `size` is the number of bytes that the records fill, None where it is unknown (compressed shards). Raises
+    `DamageError` unless these are `examples` records, one behind the other, which fill the shard.
+    """
+    if data.translate(None, b"0123456789") != b" \n" * examples:
+        raise DamageError(f"not {examples} lines of an offset and a size")
+    numbers = np.fromstring(data, dtype=np.int64, sep=" ") if data else np.empty(0, dtype=np.int64)
+    if len(numbers) != 2 * examples:
+        raise DamageError(f"{len(numbers)} numbers, expected {2 * examples}, an offset and a size for each record")
+    offsets, sizes = numbers[::2].copy(), numbers[1::2].copy()
+    if ((sizes < FRAME_BYTES) | (sizes > MAX_DATA_BYTES + FRAME_BYTES)).any():
+        raise DamageError("a record has a size that no record can have")
+    ends = np.cumsum(sizes)
+    end = int(ends[-1]) if examples else 0
+    if (offsets != ends - sizes).any() or size not in (None, end):
+        filled = "" if size is None else f" the shard's {size} bytes"
+        raise DamageError(f"the records do not fill{filled or ' the shard'} one behind the other")
+    return offsets, sizes
+
+
+def encode_keys(keys: Iterable[bytes]) -> bytes:
+    """A line for each key, in which a backslash reads `\\\\` and a newline `\\n`."""
+    return b"".join(key.replace(b"\\", rb"\\").replace(b"\n", rb"\n") + b"\n" for key in keys)
+
+
+def decode_keys(data: bytes) -> list[bytes]:
+    """The keys in what `encode_keys` made. Raises `DamageError` for anything else."""
+    *lines, rest = data.split(b"\n")
+    if rest:
+        raise DamageError(f"line {len(lines) + 1} does not end")
+    return [_decode_key(line, number) for number, line in enumerate(lines, 1)] if b"\\" in data else lines
+
+
+def _decode_key(line: bytes, number: int) -> bytes:
+    pieces = _ESCAPE.split(line)  # the text, what follows a backslash, the text …
+    for i, escaped in enumerate(pieces[1::2]):
+        if escaped not in _ESCAPED:
+            raise DamageError(f"line {number} has a backslash before {escaped!r}, expected another one, or n")
+        pieces[2 * i + 1] = _ESCAPED[escaped]
+    return b"".join(pieces)
+
+
+def load_index(
+    directory: str | os.PathLike[str], shard: ShardInfo, compression: str = "none"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The offsets and sizes of a shard's records, int64. Raises `DamageError` naming the index, and `OSError`."""
+    file = index_name(shard.file)
+    data = _read_beside(directory, file, _LINE_BYTES * shard.examples + 1)
     try:
-        with syscalls.opened(os.path.join(out, index_name(file))) as handle:
-            index = syscalls.read_up_to(handle, _LINE_BYTES * shard.examples + 1)
-        if shard.keys is not None:
-            with syscalls.opened(os.path.join(out, keys_name(file))) as handle:
-                keys = syscalls.read_up_to(handle, ITEM_BYTES * shard.examples + 1)
-        with syscalls.opened(os.path.join(out, file)) as handle:
-            if syscalls.fstat(handle).st_size != shard.bytes:
-                return file, False
-            buffer = memoryview(bytearray(min(_READ_BYTES, shard.bytes + 1)))
-            position = 0
-            while count := syscalls.read_into(handle, buffer, position):
-                seen.update(buffer[:count])
-                position += count
-    except OSError:
-        return file, False
-    good = seen.hexdigest() == shard.hash and residues_of(keys, shard) is not None
-    return file, good and _is_index(index, shard.examples, shard.bytes if compression == "none" else None)
+        return decode_index(data, shard.examples, shard.bytes if compression == "none" else None)
+    except DamageError as error:
+        raise DamageError(f"{file}: {error}") from None
 
 
-def residues_of(data: bytes, shard: ShardInfo) -> np.ndarray | None:
-    """The residues of a shard's keys from the file that holds them, empty of a shard without; None if it is damaged."""
-    values = np.frombuffer(data[: len(data) // ITEM_BYTES * ITEM_BYTES], dtype="<u4")
-    if shard.keys is None:
-        return values[:0]
-    good = len(data) == ITEM_BYTES * shard.examples and not (values >= MODULUS).any()
-    return values if good and key_sums(values) == shard.keys else None
+def load_keys(directory: str | os.PathLike[str], shard: ShardInfo, compression: str = "none") -> list[bytes]:
+    """The keys of a shard's records. Raises `DamageError` naming the file, and `OSError`."""
+    file = keys_name(shard.file)
+    # The keys are in the records too, so a longer file is not read: escaped they have at most twice the bytes.
+    limit = 2 * shard.bytes * (1 if compression == "none" else _MAX_DEFLATE_RATIO) + shard.examples
+    data = _read_beside(directory, file, limit + 1)
+    try:
+        if len(data) > limit:
+            raise DamageError("it is longer than the keys of the shard can be")
+        keys = decode_keys(data)
+        if len(keys) != shard.examples:
+            raise DamageError(f"{len(keys)} keys, expected {shard.examples}")
+    except DamageError as error:
+        raise DamageError(f"{file}: {error}") from None
+    return keys
 
 
-def _is_index(data: bytes, examples: int, size: int | None) -> bool:
-    """Whether these are the lines of `examples` records, one behind the other, that end at `size`."""
-    end = 0
-    lines = data.split(b"\n")
-    for line in lines[:-1]:
-        offset, _, length = line.partition(b" ")
-        if not (offset.isdigit() and length.isdigit()) or int(offset) != end:
-            return False
-        end += int(length)
-    return len(lines) == examples + 1 and not lines[-1] and end == (end if size is None else size)
+def _read_beside(directory: str | os.PathLike[str], file: str, limit: int) -> bytes:
+    path = os.path.join(directory, file)
+    with syscalls.opened(path, NO_LINK_FLAGS) as handle:
+        if not stat.S_ISREG(syscalls.fstat(handle).st_mode):
+            raise DamageError(f"{file}: not a regular file")
+        return syscalls.read_up_to(handle, limit)
+
+
+def is_whole(directory: str, shard: ShardInfo, compression: str, keys_hash: str | None) -> tuple[str, bool]:
+    """Whether a shard has its size and hash, an index that fits it and its keys.
+
+    Without `keys_hash`, the hash of the file of keys, only the number of the keys is compared.
+    """
+    try:
+        with syscalls.opened(os.path.join(directory, shard.file)) as handle:
+            if syscalls.fstat(handle).st_size != shard.bytes or content_of(handle).hash != shard.hash:
+                return shard.file, False
+        load_index(directory, shard, compression)
+        if keys_hash is None:
+            return shard.file, bool(load_keys(directory, shard, compression)) or not shard.examples
+        with syscalls.opened(os.path.join(directory, keys_name(shard.file)), NO_LINK_FLAGS) as handle:
+            return shard.file, content_of(handle).hash == keys_hash
+    except (OSError, DamageError):
+        return shard.file, False
+
+
+# --- examples -----------------------------------------------------------------------------------
 
 
 def key_of(example: Mapping[str, Value]) -> bytes:

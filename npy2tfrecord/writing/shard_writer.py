@@ -15,14 +15,14 @@ from crc32c import crc32c
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError, OutputError, display
-from npy2tfrecord.formats.keysums import KeySums, key_sums, residues
-from npy2tfrecord.formats.manifest import Skipped
+from npy2tfrecord.formats.manifest import ShardInfo, Skipped
+from npy2tfrecord.formats.shard import content_of, encode_index, encode_keys
 from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, feet, foot
 from npy2tfrecord.planning.planner import Column, ShardSpec
 from npy2tfrecord.sources.array_reader import ArrayReader, changed
 from npy2tfrecord.sources.table import unreadable
 from npy2tfrecord.writing.record_layout import Forms, scatter
-from npy2tfrecord.writing.sink import Compressor, hash_file
+from npy2tfrecord.writing.sink import Compressor
 from npy2tfrecord.writing.statistics import Moments
 
 _LARGE_RECORD_BYTES = 2**16  # on average; of large files a few at a time stay in the processor's cache
@@ -34,14 +34,18 @@ LARGE_BUFFER_BYTES = 128 * 2**20  # the same where each time it is filled costs 
 class ShardEntry:
     """A shard as written, in temporary files that are still to be given their names."""
 
-    file: str
-    examples: int
-    bytes: int
-    hash: str
-    keys: KeySums | None  # unknown of a shard that an early converter wrote
-    sources_hash: str
+    shard: ShardInfo
+    sources_hash: str  # empty where it is not known which files the shard was made of
     left_out: tuple[tuple[int, Skipped], ...] = ()  # positions in the plan's shard
     moments: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # of each feature, if asked for
+
+    @property
+    def file(self) -> str:
+        return self.shard.file
+
+    @property
+    def examples(self) -> int:
+        return self.shard.examples
 
 
 class Sink(Protocol):
@@ -66,29 +70,30 @@ def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, syn
                     break
                 syscalls.truncate(handle)
             sink.finish()
-            size = syscalls.fstat(handle).st_size
-            if size != sink.size:
-                raise OutputError(f"{display(path)} has {size} bytes after {sink.size} were written")
+            content, size = sink.content, syscalls.fstat(handle).st_size
+            if size != content.bytes:
+                raise OutputError(f"{display(path)} has {size} bytes after {content.bytes} were written")
             if sync:
                 syscalls.fsync(handle)
         finally:
             syscalls.close(handle)
-        written = np.delete(spec.record_sizes, sorted(bad))
-        syscalls.write_file(stem + ".idx", _index(written), sync=sync)
-        keys = np.delete(residues(spec.record_keys), sorted(bad))
-        syscalls.write_file(stem + ".keys", keys.tobytes(), sync=sync)
-        if read_back and (found := hash_file(path)) != sink.hash:
-            raise OutputError(f"{display(path)} was written with the hash {sink.hash}, the disk gives {found}")
+        sizes = np.delete(spec.record_sizes, sorted(bad))
+        keys = [key for i, key in enumerate(spec.record_keys) if i not in bad] if bad else spec.record_keys
+        syscalls.write_file(stem + ".idx", encode_index(sizes), sync=sync)
+        syscalls.write_file(stem + ".keys", encode_keys(keys), sync=sync)
+        if read_back:
+            with syscalls.opened(path) as handle:
+                found = content_of(handle, from_disk=True)
+            if found != content:
+                raise OutputError(
+                    f"{display(path)} was written with the hash {content.hash}, the disk gives {found.hash}"
+                )
     except (InputError, OutputError):
         raise
     except OSError as error:
         raise OutputError.from_os("write", path, error) from error
     return ShardEntry(
-        file=spec.file,
-        examples=len(written),
-        bytes=sink.size,
-        hash=sink.hash,
-        keys=key_sums(keys),
+        shard=ShardInfo(spec.file, len(sizes), content.bytes, content.hash, content.tail),
         sources_hash=spec.sources_hash,
         left_out=tuple((i, Skipped(display(bad[i].where), bad[i].problem)) for i in sorted(bad)),
         moments={name: one.state() for name, one in moments.items()},
@@ -107,12 +112,6 @@ def encode_shard(spec: ShardSpec, sink: Sink, bad: dict[int, InputError], skip: 
     except _StartAgain:
         return None
     return shard.moments
-
-
-def _index(sizes: np.ndarray) -> bytes:
-    """One line a record, "offset length", as tfrecord2idx writes it."""
-    offsets = np.cumsum(sizes) - sizes
-    return "".join(map("%d %d\n".__mod__, zip(offsets.tolist(), sizes.tolist(), strict=True))).encode()
 
 
 class _Window(NamedTuple):

@@ -6,16 +6,14 @@ where the `isal` package is installed; the records inside are the same.
 
 from __future__ import annotations
 
-import os
 import zlib
 from typing import Any
 
 from npy2tfrecord import syscalls
-from npy2tfrecord.formats.manifest import Hash
+from npy2tfrecord.formats.shard import Content, ContentHash
 
 _GZIP_BITS, _ZLIB_BITS = 31, 15
 _LEVEL = 1
-_READ_BYTES = 2**20
 
 
 def _compressor(compression: str) -> Any:
@@ -34,8 +32,7 @@ class Compressor:
     def __init__(self, handle: int, compression: str) -> None:
         self._handle = handle
         self._deflate = None if compression == "none" else _compressor(compression)
-        self._hash = Hash()
-        self.size = 0
+        self._written = ContentHash()
 
     def write(self, data: memoryview) -> None:
         if self._deflate is not None:
@@ -48,24 +45,10 @@ class Compressor:
 
     def _write(self, data: memoryview) -> None:
         if data:
-            self._hash.update(data)
-            self.size += len(data)
+            self._written.update(data)
             syscalls.write_all(self._handle, data)
 
     @property
-    def hash(self) -> str:
-        return str(self._hash.hexdigest())
-
-
-def hash_file(path: str) -> str:
-    """The hash of a file's content, from the disk: the system is asked to forget its own copy first."""
-    seen = Hash()
-    with syscalls.opened(path) as handle:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)
-        buffer = memoryview(bytearray(_READ_BYTES))
-        position = 0
-        while count := syscalls.read_into(handle, buffer, position):
-            seen.update(buffer[:count])
-            position += count
-    return str(seen.hexdigest())
+    def content(self) -> Content:
+        """What has been written to the file."""
+        return self._written.content

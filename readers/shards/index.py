@@ -9,9 +9,7 @@ import numpy as np
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, display
-from npy2tfrecord.formats.keysums import ITEM_BYTES
-from npy2tfrecord.formats.manifest import ShardInfo, index_name, keys_name
-from npy2tfrecord.formats.shard import residues_of
+from npy2tfrecord.formats.manifest import ShardInfo, index_name
 from npy2tfrecord.formats.tfrecord import FRAME_BYTES, MAX_DATA_BYTES
 
 
@@ -48,17 +46,8 @@ def load_table(directory: str, info: ShardInfo) -> Table:
 
 
 def load_residues(directory: str, info: ShardInfo) -> np.ndarray | None:
-    """The residues of the keys of a shard's records, uint32; None in what an early converter wrote.
-
-    Raises `DamageError` unless they are those that the manifest describes.
-    """
-    if info.keys is None:
-        return None
-    path = os.path.join(directory, keys_name(info.file))
-    found = residues_of(_read(path, ITEM_BYTES * info.examples + 1), info)
-    if found is None:
-        raise DamageError(f"{display(path)}: these are not the keys that the manifest describes")
-    return found
+    """Nothing: there are no residues any more."""
+    return None
 
 
 def _read(path: str, limit: int) -> bytes:

@@ -74,7 +74,7 @@ def test_show_says_what_is_not_there_or_damaged(out: Path, tmp_path: Path, comma
     assert set(codes) <= {0, 7}
     for index in copy.glob("index/*"):
         index.write_bytes(b"0 999999\n")
-    command.refused(7, "leads out of it", words=("show", copy, "cats/1"))
+    command.refused(7, ".idx: not 5 lines of an offset and a size", words=("show", copy, "cats/1"))
 
 
 def test_pictures(out: Path, tmp_path: Path, command: Command) -> None:

@@ -34,9 +34,8 @@ from npy2tfrecord.commands import text
 from npy2tfrecord.errors import DamageError, Error, InputError
 from npy2tfrecord.formats import manifest, npz
 from npy2tfrecord.formats.example import parse_example
-from npy2tfrecord.formats.keysums import MODULUS, KeySums, key_sums, residues
 from npy2tfrecord.formats.manifest import Hash, Manifest
-from npy2tfrecord.formats.shard import key_of
+from npy2tfrecord.formats.shard import encode_keys, key_of
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.formats.tfrecord import foot, head, mask
 
@@ -208,12 +207,16 @@ def make_shard(out: Path, made: Manifest, rng: random.Random) -> None:
     offsets = [sum(map(len, records[:i])) for i in range(len(records))]
     lines = "".join(f"{offset} {len(record)}\n" for offset, record in zip(offsets, records, strict=True))
     (out / manifest.index_name(shard.file)).write_text(lines)
-    known = residues([key_in(data) for data in examples])
-    (out / manifest.keys_name(shard.file)).write_bytes(known.tobytes())
-    sums = rng.choice([key_sums(known)] * 8 + [KeySums(*rng.choices(range(MODULUS), k=2)), None])
+    keys = encode_keys([key_in(data) for data in examples])
+    if rng.random() < 0.2:
+        keys = rng.choice(
+            [keys[:-1], keys + b"\n", keys.replace(b"\n", b"\\"), b"\\x\n" + keys, b"other\n" * len(records)]
+        )
+    (out / manifest.keys_name(shard.file)).write_bytes(keys)
+    tail = data[-8:].hex() if rng.random() < 0.9 else "00" * min(8, len(data))
     if rng.random() < 0.5:
         info = replace(info, min_shape=(0,) * 2, max_shape=(2**63 - 1,) * 2, shape=(None,) * 2, histograms=(None,) * 2)
-    shard = replace(shard, bytes=len(data), examples=len(records), hash=Hash(data).hexdigest(), keys=sums)
+    shard = replace(shard, bytes=len(data), examples=len(records), hash=Hash(data).hexdigest(), tail=tail)
     options = made.options | {"rows": rng.random() < 0.3}
     lying = replace(made, features=(info,), splits={"train": (shard,)}, options=options)
     for name, content in (neighbour_files(lying) | {manifest.FILE_NAME: lying.encode()}).items():

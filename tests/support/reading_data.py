@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from crc32c import crc32c
 
-from npy2tfrecord.formats import example, feature_summary, keysums, manifest, tfrecord
+from npy2tfrecord.formats import example, feature_summary, manifest, tfrecord
+from npy2tfrecord.formats.shard import encode_index, encode_keys
 
 Arrays = Sequence[np.ndarray]
 
@@ -77,18 +78,14 @@ def key_of(i: int) -> str:
 
 
 def _write_shard(out: Path, file: str, records: list[bytes], keys: list[bytes], compression: str) -> manifest.ShardInfo:
-    offset, lines = 0, []
-    for data in records:
-        lines.append(f"{offset} {len(data)}\n")
-        offset += len(data)
     pack = {"none": bytes, "gzip": gzip.compress, "zlib": zlib.compress}[compression]
     content = pack(b"".join(records))
     (out / file).write_bytes(content)
-    (out / manifest.index_name(file)).write_text("".join(lines))
-    known = keysums.residues(keys)
-    (out / manifest.keys_name(file)).write_bytes(known.tobytes())
+    sizes = np.array([len(data) for data in records], dtype=np.int64)
+    (out / manifest.index_name(file)).write_bytes(encode_index(sizes))
+    (out / manifest.keys_name(file)).write_bytes(encode_keys(keys))
     digest = manifest.Hash(content).hexdigest()
-    return manifest.ShardInfo(file, len(records), len(content), digest, keysums.key_sums(known))
+    return manifest.ShardInfo(file, len(records), len(content), digest, content[-8:].hex())
 
 
 def _info(name: str, arrays: Arrays, stats: Mapping[str, Any] | None) -> manifest.FeatureInfo:
