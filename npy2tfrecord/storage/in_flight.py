@@ -15,8 +15,8 @@ How many threads, measured on 2 cores with 24,000 files of 4 KB (open, readv, fs
 A file costs the processor 6 us where nothing waits, 16 to 25 us in threads that do, and 40 us with more threads than
 it can serve. So threads pay as long as the processor has time left, and more of them than that cost a little:
 
-- In the caller's thread, a slice of 4 requests, then 8, 16 … 256, is timed. It waits if more than half of its time
-  was not the processor's and the thread was put to sleep at least once for every 4 requests: a thread that only had to
+- In the caller's thread, a slice of 4 requests, then 8, 16 … 256, is timed. It waits if more than a fifth of its time
+  was not the processor's and the thread was put to sleep at least once for every 2 requests: a thread that only had to
   leave its processor to others was not. Then 2 x (time waiting / time of the processor) threads are begun.
 - With threads, every 50 ms: a processor that was busy for less than 70 % of the time gets twice as many, one that was
   for more than 95 % half as many; below 2 the caller's thread does it again.
@@ -32,6 +32,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
+from typing import NamedTuple
 
 from npy2tfrecord.errors import display
 
@@ -46,8 +47,8 @@ MOST_IN_FLIGHT = 64  # of a process, unless told
 HANGING_SECONDS = 30.0  # after which a request that got no answer is reported
 
 _FIRST_SLICE, _LAST_SLICE = 4, 256  # requests between two looks at the clock
-_WAITING = 0.5  # part of a slice's time that it waits from which on threads are worth it
-_SLEEPS = 0.25  # for each request, that show it was not other processes that took the time
+_WAITING = 0.2  # part of a slice's time that it waits from which on threads are worth it
+_SLEEPS = 0.5  # for each request, that show it was not other processes that took the time
 _PERIOD_SECONDS = 0.05
 _IDLE, _BUSY = 0.7, 0.95  # of a period, the processor's part
 _END_SECONDS = 1.0  # that threads are waited for at the end: one may be in a call that never returns
@@ -56,6 +57,23 @@ _log = logging.getLogger("npy2tfrecord")
 
 Work = Callable[[Iterator[int]], None]
 """Does the requests whose numbers it gets, one after the other. Runs in several threads at a time."""
+
+
+class _Use(NamedTuple):
+    """What a thread used: time, time on the processor, and how often a call put it to sleep, if that is known."""
+
+    wall: float
+    cpu: float
+    sleeps: int
+
+    def __sub__(self, other: _Use) -> _Use:
+        return _Use(self.wall - other.wall, self.cpu - other.cpu, self.sleeps - other.sleeps)
+
+    def plus(self, other: _Use) -> _Use:
+        return _Use(self.wall + other.wall, self.cpu + other.cpu, self.sleeps + other.sleeps)
+
+
+_NOTHING = _Use(0.0, 0.0, 0)
 
 
 class Batch:
@@ -90,6 +108,7 @@ class InFlight:
         self._limit = limit
         self._target = 0 if limit is None or limit <= 1 else limit
         self._slice = _FIRST_SLICE
+        self._seen, self._count = _NOTHING, 0  # since the last judgement, in the caller's thread
         self._changed = threading.Condition()
         self._batches: deque[Batch] = deque()  # those with requests nobody has begun
         self._threads: list[threading.Thread] = []
@@ -173,26 +192,34 @@ class InFlight:
                 number = left.popleft()
                 yield number
 
-        before = _measure() if is_measured else (0.0, 0.0, 0)
+        before = _measure() if is_measured else _NOTHING
         try:
             batch.work(take())
         except BaseException as error:
             batch.fail(number, error)
             return
-        if not is_measured:
-            return
-        wall, cpu, sleeps = (after - then for after, then in zip(_measure(), before, strict=True))
-        self._slice = min(2 * count, _LAST_SLICE) if count == self._slice else self._slice
-        if wall - cpu > _WAITING * wall and sleeps >= _SLEEPS * count:
-            self._set_target(round(2 * (wall - cpu) / max(cpu, 1e-6)))
-        if wall > HANGING_SECONDS and batch.path_of is not None:
-            _log.warning("%s: the storage took %.0f seconds to answer", display(batch.path_of(number)), wall)
+        if is_measured:
+            used = _measure() - before
+            if used.wall > HANGING_SECONDS and batch.path_of is not None:
+                path = display(batch.path_of(number))
+                _log.warning("%s: the storage took %.0f seconds to answer", path, used.wall)
+            self._seen = self._seen.plus(used)
+            self._count += count
+            if self._count >= self._slice:
+                self._judge()
+
+    def _judge(self) -> None:
+        """Begin threads if the requests since the last time waited."""
+        seen, count = self._seen, self._count
+        self._seen, self._count = _NOTHING, 0
+        self._slice = min(2 * self._slice, _LAST_SLICE)
+        waited = seen.wall - seen.cpu
+        was_put_to_sleep = RUSAGE_THREAD is None or seen.sleeps >= _SLEEPS * count
+        if waited > _WAITING * seen.wall and was_put_to_sleep:
+            self._target = min(max(2, round(2 * waited / max(seen.cpu, 1e-6))), MOST_IN_FLIGHT)
+            self._since = time.perf_counter(), time.process_time()
 
     # --- in threads
-
-    def _set_target(self, target: int) -> None:
-        self._target = min(max(target, 2), MOST_IN_FLIGHT)
-        self._since = time.perf_counter(), time.process_time()
 
     def _begin_threads(self) -> None:
         while len(self._threads) < self._target:
@@ -256,6 +283,7 @@ class InFlight:
                 self._target //= 2
                 if self._target < 2:
                     self._target, self._slice = 0, _FIRST_SLICE
+                    self._seen, self._count = _NOTHING, 0
             elif busy < _IDLE * wall and self._target < MOST_IN_FLIGHT:
                 self._target = min(2 * self._target, MOST_IN_FLIGHT)
                 self._begin_threads()
@@ -277,9 +305,8 @@ class InFlight:
                     _log.warning("%s: no answer from the storage for %.0f seconds; waiting", path, now - since)
 
 
-def _measure() -> tuple[float, float, int]:
-    """The time, this thread's time on the processor, and how often it was put to sleep by a call."""
+def _measure() -> _Use:
     if RUSAGE_THREAD is None:
-        return time.perf_counter(), time.thread_time(), 0
+        return _Use(time.perf_counter(), time.thread_time(), 0)
     used = resource.getrusage(RUSAGE_THREAD)
-    return time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw
+    return _Use(time.perf_counter(), used.ru_utime + used.ru_stime, used.ru_nvcsw)

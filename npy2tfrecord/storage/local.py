@@ -27,13 +27,20 @@ def stamp(status: os.stat_result) -> int:
     return hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
 
 
+def is_passing(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, is one that passes by itself."""
+    return (isinstance(error, OSError) and error.errno in _PASSING) or (
+        error.__cause__ is not None and is_passing(error.__cause__)
+    )
+
+
 def patiently(call: Callable[[], Result]) -> Result:
-    """What `call` returns. A few errors that pass by themselves are waited for; all others are raised at once."""
+    """What `call` returns. Errors that pass by themselves are waited for a few times; all others are raised at once."""
     for pause in _PAUSES_SECONDS:
         try:
             return call()
-        except OSError as error:
-            if error.errno not in _PASSING:
+        except Exception as error:
+            if not is_passing(error):
                 raise
         time.sleep(pause)
     return call()
@@ -124,33 +131,30 @@ class FileStarts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
-    """Requests for ranges of one open file: what is at `offsets[i]` fills `views[i]`, one buffer after the other.
+    """Requests for ranges of open files: what is at `offsets[i]` of file `handles[i]` fills the buffers `views[i]`.
 
     `odd` gets the number of a range that wasn't filled, and the reason where the system gave one.
     """
 
-    handle: int
+    handles: Sequence[int]
     offsets: Sequence[int]
     views: Sequence[Sequence[memoryview]]
-    done: Callable[[int], None]
     odd: Callable[[int, OSError | None], None]
 
     def read(self, numbers: Iterator[int]) -> None:
         """Read those ranges: one call each."""
-        handle, offsets, views, done, odd = self.handle, self.offsets, self.views, self.done, self.odd
+        handles, offsets, views, odd = self.handles, self.offsets, self.views, self.odd
+        preadv = syscalls.preadv
         for i in numbers:
-            wanted = sum(map(len, views[i]))
             try:
-                if syscalls.preadv:
-                    count = syscalls.preadv(handle, views[i], offsets[i])
+                if preadv is not None:
+                    count = preadv(handles[i], views[i], offsets[i])
                 else:
                     count = 0
                     for view in views[i]:
-                        count += syscalls.read_into(handle, view, offsets[i] + count)
+                        count += syscalls.read_into(handles[i], view, offsets[i] + count)
             except OSError as error:
                 odd(i, error)
                 continue
-            if count == wanted:
-                done(i)
-            else:
+            if count != sum(map(len, views[i])):
                 odd(i, None)
