@@ -15,12 +15,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
+
 ROOT = Path(__file__).parents[1]
 TIMEOUT_SECONDS = 300
 
 
 class Failed(Exception):
-    """A command that ended with another code than 0, or not in time; or a result that is wrong."""
+    """A command failed or took too long, or its result is wrong."""
 
 
 # As packages are installed: with their bytecode compiled, whatever the shell that started this says.
@@ -31,16 +33,11 @@ _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PY
 
 @dataclass
 class Memory:
-    """Peaks in bytes: of the first process, and the largest of those it started.
-
-    Private is what is shared with no other process. The bookkeeper is joblib's, which outlives the workers and then has
-    to itself what it shared with them: what its parent was when it was forked.
-    """
+    """Peaks in bytes: of the first process, and the largest of those it started. Private: shared with no other."""
 
     parent: int
     worker: int
     worker_private: int
-    bookkeeper_private: int
     processes: int
 
 
@@ -61,7 +58,7 @@ def run(
     env: Mapping[str, str] = {},
     timeout: float = TIMEOUT_SECONDS,
 ) -> Outcome:
-    """Runs a command to its end, and ends what it left behind. Raises `Failed` with the end of what it printed."""
+    """What a command took from start to exit. Raises `Failed` with the end of its output."""
     with tempfile.TemporaryFile() as output:
         started = time.perf_counter()
         process = subprocess.Popen(
@@ -97,7 +94,7 @@ def _kill_group(pid: int) -> None:
 
 
 def _end_group(pid: int) -> None:
-    """Waits for what a process left behind to clean up after it, and kills what takes long."""
+    """Waits for processes that a process left behind, and kills those that take long."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         for _ in range(100):
             os.killpg(pid, 0)
@@ -106,52 +103,43 @@ def _end_group(pid: int) -> None:
 
 
 class _Watcher:
-    """Looks at the memory of a process and all below it, 20 times a second."""
+    """Samples the memory of a process and all below it, 20 times a second."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
-        self._peak: dict[int, int] = {}
+        self._resident: dict[int, int] = {}
         self._private: dict[int, int] = {}
-        self._bookkeepers: set[int] = set()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
         self._thread.start()
 
     def _watch(self) -> None:
         while not self._ended.wait(0.05):
-            stack = [self._pid]
-            while stack:
-                pid = stack.pop()
-                try:
-                    for task in os.listdir(f"/proc/{pid}/task"):
-                        stack += map(int, Path(f"/proc/{pid}/task/{task}/children").read_text().split())
-                    status = Path(f"/proc/{pid}/status").read_text()
-                    peak = int(status.partition("VmHWM:")[2].split()[0]) * 1024
-                    self._peak[pid] = max(self._peak.get(pid, 0), peak)
-                    if pid != self._pid:
-                        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-                        private = sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) * 1024
-                        self._private[pid] = max(self._private.get(pid, 0), private)
-                    if status.startswith("Name:\tresource_tracke"):
-                        self._bookkeepers.add(pid)
-                except (OSError, IndexError, ValueError):
-                    continue
+            try:
+                first = psutil.Process(self._pid)
+                processes = [first, *first.children(recursive=True)]
+            except psutil.Error:
+                continue
+            for process in processes:
+                with contextlib.suppress(psutil.Error):  # it has just ended
+                    memory = process.memory_full_info()
+                    self._resident[process.pid] = max(self._resident.get(process.pid, 0), memory.rss)
+                    self._private[process.pid] = max(self._private.get(process.pid, 0), memory.uss)
 
     def stop(self) -> Memory:
         self._ended.set()
         self._thread.join()
-        workers = self._peak.keys() - self._bookkeepers - {self._pid}
+        workers = self._resident.keys() - {self._pid}
         return Memory(
-            self._peak.get(self._pid, 0),
-            max((self._peak[pid] for pid in workers), default=0),
-            max((self._private.get(pid, 0) for pid in workers), default=0),
-            max((self._private.get(pid, 0) for pid in self._bookkeepers), default=0),
-            len(self._peak),
+            self._resident.get(self._pid, 0),
+            max((self._resident[pid] for pid in workers), default=0),
+            max((self._private[pid] for pid in workers), default=0),
+            len(self._resident),
         )
 
 
 def clear(path: Path) -> None:
-    """Removes an output, and lets the disk come to rest before the next run."""
+    """Removes an output and flushes the disk before the next run."""
     shutil.rmtree(path, ignore_errors=True)
     if file_system(path.parent) != "tmpfs":
         os.sync()
@@ -170,24 +158,13 @@ def drop_caches() -> bool:
 def file_system(path: Path) -> str:
     """The kind of file system that a directory is on."""
     path = path.resolve()
-    best, kind = -1, "unknown"
-    try:
-        for line in Path("/proc/self/mounts").read_text().splitlines():
-            _, mount, name, *_ = line.split()
-            if path.is_relative_to(mount) and len(mount) > best:
-                best, kind = len(mount), name
-    except OSError:
-        pass
-    return kind
+    mounts = [each for each in psutil.disk_partitions(all=True) if path.is_relative_to(each.mountpoint)]
+    return max(mounts, key=lambda each: len(each.mountpoint)).fstype if mounts else "unknown"
 
 
 def available_memory() -> int:
     """Bytes that processes could still take."""
-    try:
-        text = Path("/proc/meminfo").read_text()
-    except OSError:
-        return 1 << 62
-    return int(text.partition("MemAvailable:")[2].split()[0]) * 1024
+    return psutil.virtual_memory().available
 
 
 def describe() -> dict[str, str | int]:
@@ -203,7 +180,7 @@ def describe() -> dict[str, str | int]:
     return {
         "processor": model,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 0,
-        "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }

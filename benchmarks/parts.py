@@ -1,4 +1,4 @@
-"""What the benchmarks share: a run has parts, each saved as soon as it is done, so that the run can be cut short."""
+"""What the benchmarks share: a run has parts, and each is saved when it is done, so that a run can be cut short."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Benchmark:
 
 
 def say(text: str) -> None:
-    """Tells on standard error how far it is."""
+    """Report progress on standard error."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -55,12 +55,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that all have."""
     add = parser.add_argument
     add("--quick", action="store_true", help="smaller sets and fewer runs, in a few minutes")
-    add("--only", default="", metavar="PARTS", help="parts or sets by name, with commas between")
+    add("--only", default="", metavar="PARTS", help="only these parts or sets, separated by commas")
     add("--list", action="store_true", help="the names of the parts, and the minutes each took when it was last saved")
-    add("--save", type=Path, metavar="DIR", help="where JSON and charts go; docs/benchmarks fills in the page too")
-    add("--add", action="store_true", help="to what an earlier run saved there")
-    add("--resume", action="store_true", help="as --add, and leave out the parts that an earlier run saved there")
-    add("--dir", type=Path, help="where the data sets and outputs go (/dev/shm, or the cache directory)")
+    add("--save", type=Path, metavar="DIR", help="directory for JSON and charts; docs/benchmarks updates the page too")
+    add("--add", action="store_true", help="keep the parts that an earlier run saved there")
+    add("--resume", action="store_true", help="as --add, and skip the parts that an earlier run saved there")
+    add("--redraw", action="store_true", help="measure nothing; make the page and charts from what was saved")
+    add("--dir", type=Path, help="directory for data sets and outputs (/dev/shm, or the cache directory)")
 
 
 def run(benchmark: Benchmark, parts: Sequence[Part], given: argparse.Namespace, leave: Callable[[str], None]) -> None:
@@ -71,6 +72,9 @@ def run(benchmark: Benchmark, parts: Sequence[Part], given: argparse.Namespace, 
     if given.list:
         for part in parts:
             print(f"{part.name:24}{earlier.get('parts', {}).get(part.name, {}).get('minutes', ''):>6}")
+        return
+    if given.redraw:
+        _save(benchmark, earlier, given.save or DOCS)
         return
     wanted = [part for part in parts if _is_wanted(part, given.only)]
     if given.resume:
@@ -110,7 +114,7 @@ def _is_wanted(part: Part, only: str) -> bool:
 
 
 def _without_paths(words: list[str]) -> list[str]:
-    """The command as others would give it: where this machine keeps its data says nothing to them."""
+    """The command without the paths of this machine."""
     kept: list[str] = []
     skip = False
     for word in words:

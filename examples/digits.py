@@ -12,7 +12,7 @@ import npy2tfrecord
 
 
 def data_set() -> str:
-    """The directory named on the command line, or a set made for the purpose."""
+    """The directory named on the command line, or that of a small set made here."""
     if len(sys.argv) > 1:
         return sys.argv[1]
     root = Path(tempfile.mkdtemp())

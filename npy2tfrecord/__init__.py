@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from npy2tfrecord.checking.verifier import verify
     from npy2tfrecord.commands.progress import progress_bar
     from npy2tfrecord.conversion.converter import Progress, convert
+    from npy2tfrecord.conversion.surveyor import scan
     from npy2tfrecord.formats.manifest import Manifest
-    from npy2tfrecord.sources.scanner import scan
 
 __version__ = "0.1.0"
 
@@ -25,7 +25,7 @@ _HOME = {
     "convert": "conversion.converter",
     "export": "checking.exporter",
     "progress_bar": "commands.progress",
-    "scan": "sources.scanner",
+    "scan": "conversion.surveyor",
     "verify": "checking.verifier",
 }
 

@@ -1,11 +1,12 @@
-"""What a conversion can be told, checked before anything is read."""
+"""The options of a conversion, checked before anything is read."""
 
 from __future__ import annotations
 
 import math
+import operator
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -20,7 +21,8 @@ from npy2tfrecord.formats.npy import dtype_from_name
 DEFAULT_FEATURE = "array"
 DEFAULT_SPLIT = "train"
 DEFAULT_SHARD_SIZE = 128 * 10**6
-LOCAL_BACKENDS = ("loky", "multiprocessing", "threading", "sequential")  # joblib's, which run where we run
+MAX_JOBS = 2**20
+LOCAL_BACKENDS = ("loky", "multiprocessing", "threading", "sequential")  # joblib's own, on this machine
 
 _UNITS = {"": 1, "b": 1}
 _UNITS |= {f"{prefix}b": 1000 ** (i + 1) for i, prefix in enumerate("kmgt")}
@@ -31,14 +33,140 @@ Path = str | bytes | os.PathLike[str]
 Sources = Path | Sequence[Path] | Mapping[str, Path | Sequence[Path]]
 
 
-def parse_size(text: str | int) -> int:
-    """Bytes from `128MB`, `1GiB` or a plain number. Raises `UsageError`."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", str(text))
-    if match and match[2].lower() in _UNITS:
-        size = int(Fraction(match[1]) * _UNITS[match[2].lower()])
-        if size > 0:
-            return size
-    raise UsageError(f"size {text!r}: expected a number with kB, MB, GB, KiB, MiB or GiB behind it, such as 128MB")
+# --- values of one type: each function takes a value and the option's name, and raises `UsageError` -----------------
+
+
+def parse_integer(value: Any, option: str, least: int, most: int) -> int:
+    """An integer of Python or NumPy, from `least` to `most`; no bool, no float."""
+    try:
+        number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise UsageError(f"{option} {value!r}: expected an integer")
+    if not least <= number <= most:
+        raise UsageError(f"{option} {number}: expected {least} to {_power(most)}")
+    return number
+
+
+def _power(number: int) -> str:
+    return "2**64 - 1" if number == 2**64 - 1 else str(number)
+
+
+def parse_flag(value: Any, option: str) -> bool:
+    """A bool of Python or NumPy; a word such as "no" is none."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise UsageError(f"{option} {value!r}: expected True or False")
+    return bool(value)
+
+
+def parse_text(value: Any, option: str) -> str:
+    """A string."""
+    if not isinstance(value, str):
+        raise UsageError(f"{option} {value!r}: expected a string")
+    return value
+
+
+def parse_path(value: Any, option: str) -> str:
+    """A path as a string, whatever kind of path it is."""
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise UsageError(f"{option} {value!r}: expected a path")
+    return os.fsdecode(value)
+
+
+def parse_size(value: Any, option: str = "size", *, needs_unit: bool = False) -> int:
+    """Bytes from `128MB`, `1GiB` or, unless a unit is needed, a plain number."""
+    if isinstance(value, str):
+        match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", value)
+        if match and match[2].lower() in _UNITS and (match[2] or not needs_unit):
+            size = int(Fraction(match[1]) * _UNITS[match[2].lower()])
+            if 0 < size < 2**63:
+                return size
+    elif not needs_unit:
+        try:
+            return parse_integer(value, option, 1, 2**63 - 1)
+        except UsageError:
+            pass
+    raise UsageError(f"{option} {value!r}: expected a number with kB, MB, GB, KiB, MiB or GiB behind it, such as 128MB")
+
+
+def _parse_patterns(value: Any, option: str) -> tuple[str, ...]:
+    patterns = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise UsageError(f"{option} {value!r}: expected a pattern or a list of patterns, as in gitignore")
+    return patterns
+
+
+def _parse_regex(value: Any, option: str) -> str:
+    text = parse_text(value, option)
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise UsageError(f"{option} {text!r}: no regular expression ({error})") from None
+    return text
+
+
+def _parse_dtype(value: Any, option: str) -> str:
+    name = dtype_name(value, option)
+    check_dtype_name(option, name)
+    return name
+
+
+def _parse_jobs(value: Any, option: str) -> int:
+    jobs = parse_integer(value, option, -MAX_JOBS, MAX_JOBS)
+    if jobs == 0:
+        raise UsageError(f"{option} 0: expected 1 or more, or -1 for every core")
+    return jobs
+
+
+_Parser = Callable[[Any, str], Any]
+
+
+def _number(least: int, most: int) -> _Parser:
+    return lambda value, option: parse_integer(value, option, least, most)
+
+
+def _one_of(*known: str) -> _Parser:
+    def parse(value: Any, option: str) -> str:
+        if not isinstance(value, str) or value not in known:
+            raise UsageError(f"{option} {value!r}: expected one of {', '.join(known)}")
+        return value
+
+    return parse
+
+
+def _optional(parse: _Parser) -> _Parser:
+    return lambda value, option: None if value is None else parse(value, option)
+
+
+_PARSERS: dict[str, _Parser] = {
+    "include": _parse_patterns,
+    "exclude": _parse_patterns,
+    "files_from": _optional(parse_path),
+    "follow_symlinks": parse_flag,
+    "on_error": _one_of("fail", "skip"),
+    "rows": parse_flag,
+    "group_by_suffix": parse_flag,
+    "missing": _one_of("fail", "skip"),
+    "labels": _optional(parse_path),
+    "void_dtype": _optional(_parse_dtype),
+    "split_by": _optional(_parse_regex),
+    "shuffle": parse_flag,
+    "seed": _number(0, 2**64 - 1),
+    "shard_size": parse_size,
+    "num_shards": _optional(_number(1, MAX_SHARDS)),
+    "compression": _one_of(*COMPRESSIONS),
+    "stats": parse_flag,
+    "read_back": parse_flag,
+    "fsync": parse_flag,
+    "jobs": _optional(_parse_jobs),
+    "backend": parse_text,
+    "scheduler": _optional(parse_text),
+}
+"""How the value of each option is checked and brought to one type. `dtype` and `split` are parsed apart."""
+
+
+# --- sources and features ---------------------------------------------------------------------------------------------
 
 
 def parse_sources(sources: Sources) -> tuple[tuple[str | None, bytes], ...]:
@@ -49,17 +177,23 @@ def parse_sources(sources: Sources) -> tuple[tuple[str | None, bytes], ...]:
     if isinstance(sources, Mapping):
         pairs: list[tuple[str | None, bytes]] = []
         for feature, paths in sources.items():
-            listed = [paths] if isinstance(paths, (str, bytes, os.PathLike)) else paths
-            pairs.extend((feature, os.fsencode(path)) for path in listed)
+            pairs.extend((parse_text(feature, "feature name"), os.fsencode(path)) for path in _listed(paths))
     else:
-        listed = [sources] if isinstance(sources, (str, bytes, os.PathLike)) else sources
-        pairs = [_split_name(path) for path in listed]
+        pairs = [_split_name(path) for path in _listed(sources)]
     if not pairs:
         raise UsageError("no sources: name at least one directory, .npy or .npz file")
     for name, _ in pairs:
         if name is not None:
             check_feature_name(name)
     return tuple(pairs)
+
+
+def _listed(paths: Path | Sequence[Path]) -> list[Path]:
+    listed = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, (str, bytes)) else [paths]
+    for path in listed:
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            raise UsageError(f"source {path!r}: expected a path, a list of paths, or paths by feature")
+    return listed
 
 
 def anchored(sources: tuple[tuple[str | None, bytes], ...], backend: str) -> tuple[tuple[str | None, bytes], ...]:
@@ -87,9 +221,12 @@ def check_feature_name(name: str) -> None:
         raise UsageError(f"feature name {name!r} is taken: every record has its source's key under it")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Options:
-    """Everything that can be chosen of a conversion, with defaults; see `npy2tfrecord.convert`."""
+    """All options of a conversion, with their defaults; see `npy2tfrecord.convert`.
+
+    Values may be of any type that a caller would expect to work; they are brought to the type of the field here.
+    """
 
     # which sources
     include: tuple[str, ...] = ()
@@ -104,19 +241,19 @@ class Options:
     labels: str | None = None
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None
     void_dtype: str | None = None  # or a dtype; its name in the end
-    # where it goes
+    # splits and shards
     split: str | Mapping[str, float] | None = None
     split_by: str | None = None
     shuffle: bool = True
     seed: int = 0
-    shard_size: int | str = DEFAULT_SHARD_SIZE
+    shard_size: int | str = DEFAULT_SHARD_SIZE  # bytes, once it is parsed
     num_shards: int | None = None
     compression: str = "none"
-    # what else
+    # more checks
     stats: bool = False
     read_back: bool = False
     fsync: bool = True
-    # who does it
+    # workers
     jobs: int | None = None
     backend: str = "loky"
     scheduler: str | None = None
@@ -128,39 +265,14 @@ class Options:
         def put(name: str, value: Any) -> None:
             object.__setattr__(self, name, value)
 
-        for name in ("include", "exclude"):
-            value = getattr(self, name)
-            put(name, (value,) if isinstance(value, str) else tuple(value))
-        put("shard_size", parse_size(self.shard_size))
-        put("labels", None if self.labels is None else os.fspath(self.labels))
-        put("files_from", None if self.files_from is None else os.fspath(self.files_from))
+        for name, parse in _PARSERS.items():
+            put(name, parse(getattr(self, name), name))
         put("casts", _parse_casts(self.dtype))
         put("fractions", _parse_fractions(self.split))
-        for name, known in (
-            ("on_error", ("fail", "skip")),
-            ("missing", ("fail", "skip")),
-            ("compression", COMPRESSIONS),
-        ):
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name} {getattr(self, name)!r}: expected one of {', '.join(known)}")
-        if self.num_shards is not None and not 1 <= self.num_shards <= MAX_SHARDS:
-            raise UsageError(f"num_shards {self.num_shards}: expected 1 to {MAX_SHARDS}")
-        if not 0 <= self.seed < 2**64:
-            raise UsageError(f"seed {self.seed}: expected 0 to 2**64 - 1")
-        if self.jobs == 0:
-            raise UsageError("jobs 0: expected 1 or more, or -1 for every core")
         if self.scheduler is not None and self.backend != "dask":
             raise UsageError("a scheduler's address goes with backend 'dask'")
-        if self.split_by is not None:
-            try:
-                re.compile(self.split_by)
-            except re.error as error:
-                raise UsageError(f"split_by {self.split_by!r}: no regular expression ({error})") from None
-            if not self.fractions:
-                raise UsageError("split_by goes with fractions, such as split='train=0.9,val=0.1'")
-        if self.void_dtype is not None:
-            put("void_dtype", dtype_name(self.void_dtype))
-            check_dtype_name("void_dtype", self.void_dtype)
+        if self.split_by is not None and not self.fractions:
+            raise UsageError("split_by goes with fractions, such as split='train=0.9,val=0.1'")
 
     def shaping(self) -> dict[str, Any]:
         """The options that change what is written, as the manifest records them."""
@@ -188,18 +300,27 @@ def check_dtype_name(option: str, name: str) -> None:
         raise UsageError(f"{option}: {error}") from None
 
 
-def dtype_name(dtype: Dtype) -> str:
+def dtype_name(dtype: Dtype, option: str) -> str:
     """The name of a dtype given as NumPy's callers give it: `"float16"`, `np.float16`, `np.dtype("float16")`."""
-    return dtype if isinstance(dtype, str) else np.dtype(dtype).name
+    if isinstance(dtype, (type, np.dtype)):
+        try:
+            return np.dtype(dtype).name
+        except TypeError:
+            pass
+    elif isinstance(dtype, str):
+        return dtype
+    raise UsageError(f"{option} {dtype!r}: expected a dtype, such as 'float16' or numpy.float16")
 
 
 def _parse_casts(dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None) -> dict[str | None, str]:
     if dtype is None:
         return {}
+    pairs: list[tuple[str | None, str]]
     if isinstance(dtype, Mapping):
-        pairs: list[tuple[str | None, str]] = [(name, dtype_name(to)) for name, to in dtype.items()]
+        pairs = [(name and parse_text(name, "dtype of feature"), dtype_name(to, "dtype")) for name, to in dtype.items()]
     else:
-        texts = [dtype_name(dtype)] if isinstance(dtype, (str, type, np.dtype)) else map(dtype_name, dtype)
+        listed = dtype if isinstance(dtype, Sequence) and not isinstance(dtype, str) else [dtype]
+        texts = [dtype_name(each, "dtype") for each in listed]
         pairs = [(name or None, to) for name, _, to in (text.rpartition(":") for text in texts)]
     casts: dict[str | None, str] = {}
     for name, to in pairs:
@@ -214,7 +335,9 @@ def _parse_fractions(split: str | Mapping[str, float] | None) -> tuple[tuple[str
     if split is None or split == "dirs":
         return ()
     if isinstance(split, Mapping):
-        parts = [(name, str(value)) for name, value in split.items()]
+        parts = [(parse_text(name, "split name"), str(value)) for name, value in split.items()]
+    elif not isinstance(split, str):
+        raise UsageError(f"split {split!r}: expected 'dirs' or fractions like 'train=0.9,val=0.1'")
     else:
         parts = [(name.strip(), value.strip()) for name, _, value in (p.partition("=") for p in split.split(","))]
     fractions: list[tuple[str, Fraction]] = []

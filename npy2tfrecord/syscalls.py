@@ -31,6 +31,11 @@ mkdir = os.mkdir
 rmdir = os.rmdir
 
 
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def read_into(handle: int, view: memoryview, offset: int) -> int:
     """Fill `view` from `offset`, as far as the file goes; returns the bytes read."""
     done = 0

@@ -21,7 +21,6 @@ from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, LABEL
 from npy2tfrecord.formats.keysums import residue
 from npy2tfrecord.formats.manifest import Manifest
-from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.formats.shard import key_of
 from npy2tfrecord.formats.tfrecord import unframe
 from readers import splits
@@ -76,7 +75,7 @@ class ArraySource:
         for name, column in self._outputs.items():
             if column.endswith("/length"):
                 raise UsageError(f"{name!r}: arrays here have their own shape; there is no length to ask for")
-        self._dtypes = {info.name: dtype_from_name(info.dtype) for info in self.manifest.features}
+        self._dtypes = {info.name: info.array_dtype for info in self.manifest.features}
         self._shapes = {info.name: (info.min_shape, info.max_shape) for info in self.manifest.features}
         self._shards = selection.shards
         self._parts = selection.parts

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest, ShardInfo, shard_name
 from npy2tfrecord.options import Options, parse_sources
-from npy2tfrecord.planning.joiner import Examples, join
+from npy2tfrecord.planning.examples import Examples
+from npy2tfrecord.planning.feature_summary import summarize
+from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.sources.finder import find
-from npy2tfrecord.sources.scanner import read_headers
 from readers import garbage, splits
 from readers.dataset import check_padding_names, features_used
 from readers.options import ReadOptions
@@ -64,7 +66,7 @@ def load_npy(
         exclude=_tuple(exclude), follow_symlinks=follow_symlinks, group_by_suffix=group_by_suffix, missing=missing,
         void_dtype=void_dtype,
     )  # fmt: skip
-    scanned = read_headers(find(parse_sources(sources), source_options), source_options)
+    scanned = survey(find(parse_sources(sources), source_options), source_options)
     examples = join(scanned, source_options)
     manifest = _describe(examples, rows)
     selection = splits.select(manifest, split)
@@ -123,7 +125,7 @@ def _describe(examples: Examples, rows: bool) -> Manifest:
     infos = []
     for table, sources in zip(examples.tables, examples.sources, strict=True):
         counts = np.bincount(table.header_ids[sources], minlength=len(table.headers))
-        infos.append(table.sum_up(counts, int(rows), table.headers[0].dtype))
+        infos.append(summarize(table, counts, int(rows), table.headers[0].dtype))
     shard = ShardInfo(shard_name(_SPLIT, 0, 1), len(examples), sum(info.bytes for info in infos), "0" * 32, "")
     return Manifest(tuple(infos), {_SPLIT: (shard,)}, labels=examples.classes)
 

@@ -34,11 +34,11 @@ def cli_page() -> str:
         "<!-- Written by scripts/generate_docs.py from the command's own --help: change it there. -->",
         "`npy2tfrecord COMMAND --help` shows the same. [converting.md](converting.md) says when to use what."
         " `python -m npy2tfrecord` is the same command.",
-        _table(("command", "what it does"), [(f"[`{n}`](#{n})", s) for n, (_, _, s) in COMMANDS.items()]),
+        _table(("command", "what it does"), [(f"[`{n}`](#{n})", s) for n, s in COMMANDS.items()]),
         "`npy2tfrecord --version` prints the version. Behind `--`, a path may start with a dash.",
     ]
-    for name, (make_parser, _, _) in COMMANDS.items():
-        parts += _command(name, make_parser())
+    for name in COMMANDS:
+        parts += _command(name, arguments.make_parser(name))
     parts += [
         "## Exit codes",
         _table(("code", "when"), sorted(_exit_codes(), key=lambda row: int(row[0].partition(",")[0]))),

@@ -12,7 +12,7 @@ import numpy as np
 
 import readers
 
-CLASSES = {"high": 55, "low": 25}  # and the bin around which each sounds
+CLASSES = {"high": 55, "low": 25}  # the bin of each class's tone
 ARRAYS_A_CLASS = 100
 BINS = 80
 BATCH_SIZE = 16
@@ -41,10 +41,10 @@ def make(directory: Path) -> None:
 
 
 def train(directory: Path) -> None:
-    """Trains a model that suits arrays of any rank, size and numeric dtype from the shards, for one epoch.
+    """Trains a model for arrays of any rank, size and numeric dtype from the shards, for one epoch.
 
-    An array becomes a sequence of frames. The model pools what it sees in them over the frames that are no padding,
-    and tells the label; where the set has no labels, the array's average frame, through a bottleneck.
+    An array becomes a sequence of frames. The model pools them, without the padding, and predicts the label. Where the
+    set has no labels, it predicts the array's average frame through a bottleneck.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     import keras

@@ -22,8 +22,9 @@ make_venv() {
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
         fail "$("$python" --version) is too old, 3.10 or newer is needed; name another: PYTHON=python3.12 $0"
     echo "Making .venv with $("$python" --version)"
-    "$python" -m venv --clear .venv ||
-        fail "$python could not make .venv (Debian and Ubuntu have what it needs in the package python3-venv)"
+    # --upgrade-deps: the pip that comes with Python 3.10 searches very long for versions that fit each other.
+    "$python" -m venv --clear --upgrade-deps .venv ||
+        fail "$python could not make .venv with the newest pip; its own words are above (Debian and Ubuntu have what it needs in the package python3-venv)"
 }
 
 # install [EXTRA]: installs this checkout with EXTRA into .venv, unless that was done before for the same metadata,

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import os
-import signal
-from collections.abc import Iterator
 
 import pytest
 from converted import Command
-
-from npy2tfrecord.jobs import pool
+from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test imports TensorFlow
 
+# No test depends on the speed of the machine.
+settings.register_profile(
+    "any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
+settings.load_profile("any speed")
+
 
 @pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Command]:
-    """Runs the command line in this process, which is not its own, and puts its signal handlers back."""
-    monkeypatch.setattr(pool, "prefer_fork", lambda: None)
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)}
-    yield Command(capsys)
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
+def command(capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs the command line in this process, which is not its own."""
+    return Command(capsys)

@@ -16,13 +16,26 @@ ROOT = Path(__file__).parent.parent
 HEAVY = {"keras", "tensorflow", "tensorflow_datasets"}
 
 
-def imports(path: Path) -> Iterator[str]:
-    """The top-level packages that a module imports, whenever it does."""
-    for node in ast.walk(ast.parse(path.read_bytes(), path)):
-        if isinstance(node, ast.Import):
-            yield from (name.name.partition(".")[0] for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield path.parent.name if node.level else str(node.module).partition(".")[0]
+# A folder or module of the converter imports only those before it, and modules of its own.
+LAYERS = (
+    *(
+        "errors",
+        "syscalls",
+        "cleanup",
+        "formats",
+        "storage",
+        "options",
+        "sources",
+        "planning",
+        "writing",
+        "jobs",
+        "conversion",
+    ),
+    *("checking", "commands"),
+)
+# The same for the readers; all other modules are the functions for callers, on top.
+READER_LAYERS = ({"manifests", "options", "outputs", "splits"}, {"shards"}, {"pipeline"})
+READERS_USE = {"errors", "syscalls", "formats", "options", "sources", "planning", "conversion"}  # of the converter
 
 
 def modules(package: str) -> list[Path]:
@@ -31,17 +44,76 @@ def modules(package: str) -> list[Path]:
     return found
 
 
+def imports(path: Path) -> Iterator[str]:
+    """The full names of the modules that a module imports, whenever it does."""
+    for node in ast.walk(ast.parse(path.read_bytes(), path)):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path}: a relative import"
+            inside = ROOT.joinpath(*str(node.module).split("."))
+            for name in node.names:
+                is_module = (inside / name.name).is_dir() or (inside / f"{name.name}.py").is_file()
+                yield f"{node.module}.{name.name}" if is_module else str(node.module)
+
+
+def parts(path: Path) -> list[str]:
+    return list(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def test_every_folder_of_the_converter_imports_only_those_before_it() -> None:
+    wrong = []
+    for path in modules("npy2tfrecord"):
+        _, *own = parts(path)
+        if own[0] in ("__init__", "__main__"):
+            continue
+        assert own[0] in LAYERS, f"{path.relative_to(ROOT)}: say in LAYERS where it stands"
+        allowed = LAYERS[: LAYERS.index(own[0]) + 1]
+        for name in imports(path):
+            package, *rest = name.split(".")
+            if package == "npy2tfrecord" and rest and rest[0] not in allowed:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_folder_of_the_readers_imports_only_those_before_it() -> None:
+    def layer(name: str) -> int:
+        return next((i for i, layer in enumerate(READER_LAYERS) if name in layer), len(READER_LAYERS))
+
+    wrong = []
+    for path in modules("readers"):
+        _, *own = parts(path)
+        for name in imports(path):
+            package, *rest = name.split(".")
+            if (package == "readers" and rest and layer(rest[0]) > layer(own[0])) or (
+                package == "npy2tfrecord" and rest and rest[0] not in READERS_USE
+            ):
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
 def test_converter_never_imports_tensorflow_or_the_readers() -> None:
     for path in modules("npy2tfrecord"):
-        assert not {*imports(path)} & {*HEAVY, "readers"}, path
+        assert not {name.partition(".")[0] for name in imports(path)} & {*HEAVY, "readers"}, path
+
+
+def test_reading_shards_needs_no_tensorflow() -> None:
+    for path in modules("readers/shards"):
+        assert not {name.partition(".")[0] for name in imports(path)} & HEAVY, path
+
+
+def test_importing_the_plan_imports_no_process_pool() -> None:
+    code = """
+import sys
+import npy2tfrecord.planning.plan
+pools = {"joblib", "concurrent.futures", "multiprocessing", "dask", "distributed", "subprocess", "socket"}
+assert not pools & sys.modules.keys(), pools & sys.modules.keys()
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT)
 
 
 def test_nothing_is_imported_with_tensorflow_before_it_is_called() -> None:
-    names = [
-        ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for path in modules("npy2tfrecord")
-        if path.stem[0] != "_"
-    ]
+    names = [".".join(parts(path)) for path in modules("npy2tfrecord") if path.stem[0] != "_"]
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys({HEAVY}))

@@ -1,4 +1,4 @@
-"""Conversion side by side with other converters, and what else the documentation says of its speed.
+"""Conversion beside other converters, and every other figure of its speed in the documentation.
 
 With --save it writes convert.json and charts; `--save docs/benchmarks` puts the tables into docs/performance.md too.
 """
@@ -25,9 +25,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks/run convert", description=__doc__)
     parts.add_arguments(parser)
     parser.add_argument("--contestants", default=",".join(each.name for each in ALL), help="%(default)s")
-    parser.add_argument("--scale", type=float, help="of the sets' number of files (1)")
-    parser.add_argument("--runs", type=int, help="of each contestant, of which the median counts (5)")
-    parser.add_argument("--peer-seconds", type=float, help="after which a peer begins no further run of a set (10)")
+    parser.add_argument("--scale", type=float, help="factor for the number of files of each set (1)")
+    parser.add_argument("--runs", type=int, help="runs of each contestant; their median counts (5)")
+    parser.add_argument(
+        "--peer-seconds", type=float, help="seconds after which a peer starts no further run of a set (10)"
+    )
     given = parser.parse_args()
     profile = QUICK if given.quick else Profile()
     for name in ("scale", "runs", "peer_seconds"):

@@ -140,7 +140,6 @@ def _memory(name: str, profile: Profile, places: Places, *options: str) -> Value
         "worker peak MB": peaks.worker / 1e6,
         "worker peak above imports MiB": (peaks.worker - baseline.parent) / 2**20,
         "worker private peak MiB": peaks.worker_private / 2**20,
-        "joblib's bookkeeper private peak MiB": peaks.bookkeeper_private / 2**20,
         "processes": peaks.processes,
     }
 

@@ -1,4 +1,4 @@
-"""Plans made-up files, as many as told: `planning.py FILES`. Prints seconds and bytes as JSON.
+"""Plans FILES made-up files: `planning.py FILES`. Prints seconds and bytes as JSON.
 
 The names and headers come from here, not from a disk; all that follows the scan is what a conversion does.
 """
@@ -16,9 +16,8 @@ from npy2tfrecord.formats.npy import parse_header, write_header
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.planner import plan
-from npy2tfrecord.sources.finder import FileSet
 from npy2tfrecord.sources.scanner import Scan
-from npy2tfrecord.sources.table import SourceTable
+from npy2tfrecord.sources.table import FileSet, SourceTable
 
 FILES_A_FOLDER = 1000
 SHAPES = 381

@@ -250,7 +250,7 @@ def array_records(arrays: Arrays, root: Path) -> tuple[Any, Callable[[bytes], np
 
 
 def grain(arrays: Arrays, root: Path, shuffle: bool, workers: int = 0) -> Epoch:
-    """One iterator that repeats: threads and processes go on from epoch to epoch."""
+    """One iterator that repeats: threads and processes continue from epoch to epoch."""
     import grain as package
 
     source, decode = array_records(arrays, root)

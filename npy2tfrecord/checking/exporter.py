@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from npy2tfrecord import syscalls
+from npy2tfrecord import cleanup, syscalls
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
 from npy2tfrecord.formats import manifest as manifests
 from npy2tfrecord.formats.example import Value, parse_example
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
-from npy2tfrecord.formats.npy import dtype_from_name, write_header
+from npy2tfrecord.formats.npy import write_header
 from npy2tfrecord.formats.shard import array_of, key_of, read_records
 
 _DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -76,7 +76,7 @@ def _export_files(path: str, manifest: Manifest, tree: _Tree) -> int:
     for key, example in _examples(path, manifest):
         for info in manifest.features:
             array = array_of(example, info)
-            header = write_header(dtype_from_name(info.dtype), array.shape)
+            header = write_header(info.array_dtype, array.shape)
             relative = _relative(manifest, info, key)
             with tree.new_file(relative) as handle:
                 syscalls.write_all(handle, header)
@@ -113,13 +113,16 @@ def _export_rows(path: str, manifest: Manifest, tree: _Tree) -> int:
             if manifest.skipped and whole.rows <= whole.last:
                 raise UsageError(f"{problem}: some were left out when they were converted, so it cannot come back")
             raise DamageError(problem)
-    try:
+
+    def begun() -> list[bytes]:
+        return [
+            _relative(manifest, manifest.feature(feature), name)
+            for (feature, name), whole in wholes.items()
+            if whole.is_there is not None
+        ]
+
+    with tree.removed_unless_complete(begun):
         _write_rows(path, manifest, tree, wholes)
-    except BaseException:
-        for (feature, name), whole in wholes.items():
-            if whole.is_there is not None:
-                tree.remove(_relative(manifest, manifest.feature(feature), name))
-        raise
     return len(wholes)
 
 
@@ -129,7 +132,7 @@ def _write_rows(path: str, manifest: Manifest, tree: _Tree, wholes: dict[tuple[s
         for info in manifest.features:
             array = array_of(example, info)
             whole = wholes[info.name, name]
-            header = write_header(dtype_from_name(info.dtype), (whole.rows, *whole.shape))
+            header = write_header(info.array_dtype, (whole.rows, *whole.shape))
             relative = _relative(manifest, info, name)
             first = whole.is_there is None
             with tree.new_file(relative) if first else tree.old_file(relative) as handle:
@@ -164,11 +167,25 @@ class _Tree:
         """A file to be written, open; it must not be there yet unless it may be replaced. An error removes it."""
         if self._overwrite:  # not by writing over it: it may have another name outside
             self.remove(key)
-        with self._file(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as handle:
-            try:
-                yield handle
-            except BaseException:
+        with (
+            self._file(key, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as handle,
+            self.removed_unless_complete(lambda: [key]),
+        ):
+            yield handle
+
+    @contextlib.contextmanager
+    def removed_unless_complete(self, keys: Callable[[], Iterable[bytes]]) -> Iterator[None]:
+        """Remove the files of these keys when an error ends the block, or a signal the process."""
+
+        def remove() -> None:
+            for key in keys():
                 self.remove(key)
+
+        with cleanup.at_sudden_end(remove):
+            try:
+                yield
+            except BaseException:
+                remove()
                 raise
 
     def old_file(self, key: bytes) -> AbstractContextManager[int]:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord import syscalls
-from npy2tfrecord.commands.text import size_text, table_text
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats import manifest as manifests
 from npy2tfrecord.formats.example import LABEL, parse_example
@@ -19,7 +18,6 @@ from npy2tfrecord.formats.shard import array_of, check_example, key_of, load_ind
 from npy2tfrecord.formats.tfrecord import unframe
 
 _BEGIN_BYTES = 4096  # of a record that are looked at for its key, besides the key itself
-_COLUMNS = 80
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,7 @@ class View:
             "record": self.record,
             "label": self.label,
             "features": {
-                name: {"dtype": array.dtype.name, "shape": list(array.shape), **_range(array)}
+                name: {"dtype": array.dtype.name, "shape": list(array.shape), **value_range(array)}
                 for name, array in self.arrays.items()
             },
         }
@@ -80,29 +78,12 @@ def _candidates(out: str, shard: ShardInfo, key: bytes, manifest: Manifest) -> I
                     raise DamageError(f"{display(path)}: record {number} at offset {offset}: {error}") from None
 
 
-def view_text(seen: View) -> str:
-    """What `show` prints."""
-    lines = [f"{display(seen.key)}: record {seen.record} of {seen.shard}"]
-    if seen.label is not None:
-        lines.append(f"label {seen.label}")
-    rows = []
-    for name, array in seen.arrays.items():
-        shape = f"({', '.join(map(str, array.shape))}{',' * (array.ndim == 1)})"
-        known = _range(array)
-        values = f"{known['min']:.6g} to {known['max']:.6g}, mean {known['mean']:.6g}" if known else ""
-        rows.append((name, array.dtype.name, shape, size_text(array.nbytes), values))
-    lines += ["", table_text(rows)]
-    for name, array in seen.arrays.items():
-        values = np.array2string(array, threshold=60, edgeitems=3, max_line_width=_COLUMNS, precision=4)
-        lines += ["", name, values]
-    return "\n".join(lines)
-
-
-def _range(array: np.ndarray) -> dict[str, float]:
+def value_range(array: np.ndarray) -> dict[str, float]:
     """The smallest, the largest and the mean of the finite values; nothing where values have no order."""
-    if array.dtype.kind == "c":
+    if array.dtype.kind in "cMm":
         return {}
-    values = array.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # a signaling NaN
+        values = array.astype(np.float64)
     finite = values[np.isfinite(values)]
     if not finite.size:
         return {}

@@ -20,18 +20,18 @@ _SUFFIXES = (".png", ".svg", ".pdf")
 _COLUMNS = 3
 _PANEL_INCHES = (3.6, 2.6)
 _BINS = 32
-_MAX_BARS = 40  # shards that get a bar each; of more, the sizes are counted
+_MAX_BARS = 40  # up to so many shards have a bar each; more are shown as a histogram of sizes
 _MAX_SLICES = 9
 _FEW_CHANNELS = 12
 _MAX_PANELS = 24
-_NAMED_CLASSES = 14  # more get no name each
+_NAMED_CLASSES = 14  # more classes are drawn without names
 _GREY = "#666666"
 
-Panel = tuple[str, str, Callable[[Any], None]]  # title, label of the x axis, what draws it
+Panel = tuple[str, str, Callable[[Any], None]]  # title, label of the x axis, drawing function
 
 
 def plot_manifest(manifest: Manifest, path: str) -> None:
-    """Draw the axes that vary, the shards, the classes by split, and the ranges of values, where known."""
+    """Draw a data set: axes that vary, shards, classes by split, and ranges of values where known."""
     panels = _axes(manifest.features)
     if len(manifest.shards) > 1 or not panels:
         panels.append(("Shards", "", partial(_draw_shards, manifest=manifest)))
@@ -46,24 +46,27 @@ def plot_manifest(manifest: Manifest, path: str) -> None:
             one = len(info.stats["mean"]) == 1
             panels.append((title, "" if one else "channel", partial(_draw_stats, stats=info.stats)))
     total = f"{count_text(manifest.examples, 'example')} in {count_text(len(manifest.shards), 'shard')}"
-    features = ", ".join(f"{display(info.name)} {info.dtype} {shape_text(info)}" for info in manifest.features[:4])
+    features = ", ".join(
+        f"{display(info.name)} {info.dtype} {shape_text(info, dash='–')}" for info in manifest.features[:4]
+    )
     _draw(panels, f"{total}, {size_text(manifest.total_bytes)}", features, path)
 
 
 def plot_features(features: Sequence[FeatureInfo], path: str) -> None:
     """Draw how the axes of each feature vary."""
-    text = ", ".join(f"{display(info.name)} {info.dtype} {shape_text(info)}" for info in features[:4])
+    text = ", ".join(f"{display(info.name)} {info.dtype} {shape_text(info, dash='–')}" for info in features[:4])
     panels = _axes(features) or [("Axes", "", partial(_say, text="no axis varies"))]
     _draw(panels, size_text(sum(info.bytes for info in features)), text, path)
 
 
 def plot_example(seen: View, path: str) -> None:
-    """Draw the arrays of an example: curves, pictures, or slices of what has more axes."""
+    """Draw the arrays of an example: curves, pictures, or slices of arrays with more axes."""
     panels: list[Panel] = []
     for name, array in seen.arrays.items():
         shape = f"({', '.join(map(str, array.shape))}{',' * (array.ndim == 1)})"
         values = np.abs(array) if array.dtype.kind == "c" else array
-        values = values.astype(np.float64)
+        with np.errstate(invalid="ignore"):  # a signaling NaN
+            values = values.astype(np.float64)
         title = f"{display(name)} {array.dtype.name} {shape}"
         if values.ndim < 3 or (values.ndim == 3 and values.shape[-1] in (3, 4)):
             panels.append(

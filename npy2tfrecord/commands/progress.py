@@ -1,4 +1,4 @@
-"""Showing how far a conversion is: a bar on a terminal, or lines of JSON."""
+"""The progress of a conversion: a bar on a terminal, or lines of JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _USUAL_COLUMNS = 80
 
 @contextlib.contextmanager
 def shown_progress(form: str, *, quiet: bool) -> Iterator[ProgressFunction | None]:
-    """A function that shows progress on standard error; None when nothing is to be shown."""
+    """A function that shows progress on standard error, or None where nobody sees it."""
     if form == "json":
         yield _JsonLines().show
     elif quiet or not sys.stderr.isatty():
@@ -48,7 +48,7 @@ class _JsonLines:
     def __init__(self) -> None:
         self._last = 0.0
         self._started = time.monotonic()
-        self._first: tuple[float, int] | None = None  # when bytes began to be written, and how many were there
+        self._first: tuple[float, int] | None = None  # when writing started, and the bytes done by then
 
     def show(self, progress: Progress) -> None:
         now = time.monotonic()
@@ -75,12 +75,12 @@ class _JsonLines:
         try:
             sys.stderr.write(json.dumps(line) + "\n")
             sys.stderr.flush()
-        except OSError:  # whoever read it has gone; the conversion goes on, as it does when a terminal goes
+        except OSError:  # the reader has left; the conversion continues, as it does when a terminal is closed
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class _Bar:
-    """A count of files while they are scanned, then a bar of bytes."""
+    """A count of files during the scan, then a bar of bytes."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -90,7 +90,7 @@ class _Bar:
     def show(self, progress: Progress) -> None:
         now = time.monotonic()
         is_of_files = not progress.bytes_total
-        if is_of_files and now - self._last < _REFRESH_SECONDS:  # told far more often than anyone can read
+        if is_of_files and now - self._last < _REFRESH_SECONDS:  # scanning reports far more often than anyone can read
             return
         self._last = now
         if self._bar is None or self._is_of_files != is_of_files:
@@ -113,16 +113,16 @@ class _Bar:
 def _tqdm(progress: Progress, is_of_files: bool) -> Any:
     from tqdm.auto import tqdm
 
-    # Without the thread that looks after bars nobody refreshes: with a second thread, workers could not be forks.
+    # No monitor thread: with a second thread, workers could not be forked.
     make = type("Bar", (tqdm,), {"monitor_interval": 0})
     usual: dict[str, Any] = {"unit_scale": True, "file": sys.stderr, "ncols": _width()}
-    if is_of_files:  # how many there will be is not known
+    if is_of_files:  # their total is not known yet
         return make(desc="scanning", unit=" files", leave=False, **usual)
     return make(total=progress.bytes_total, initial=progress.bytes_done, unit="B", **usual)
 
 
 def _width() -> int | None:
-    """The columns of a bar where the terminal does not know its own, on which tqdm would show none; else None."""
+    """80 columns where the terminal reports 0, since tqdm shows no bar then; else None, and tqdm decides."""
     try:
         return None if os.get_terminal_size(sys.stderr.fileno()).columns else _USUAL_COLUMNS
     except (OSError, ValueError):

@@ -2,25 +2,43 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from npy2tfrecord.checking.viewer import View, value_range
 from npy2tfrecord.errors import display
 from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import FILE_NAME, FeatureInfo, Histogram, Manifest, Skipped
 
 if TYPE_CHECKING:
-    from npy2tfrecord.sources.scanner import ScanReport
+    from npy2tfrecord.conversion.surveyor import ScanReport
 
+_COLUMNS = 80
 _BAR_WIDTH = 40
 _MAX_BARS = 12
 _SHOWN_SKIPPED = 10
 _SHOWN_CLASSES = 10
-_NAME_WIDTH = 32  # of a class, in a table
+_NAME_WIDTH = 32  # of a class name in a table
+
+
+def _terminal_signs() -> tuple[str, str, str]:
+    """A range's dash, a bar's block and a sliver of one; in plain ASCII where standard output lacks them."""
+    signs = ("–", "█", "▏")
+    try:
+        "".join(signs).encode(getattr(sys.__stdout__, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:
+        return ("-", "#", "|")
+    return signs
+
+
+_DASH, _BLOCK, _SLIVER = _terminal_signs()
 
 
 def size_text(size: float) -> str:
-    """Bytes for a reader: `133.2 MB`."""
+    """A size for people: `133.2 MB`."""
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if size < 1000 or unit == "TB":
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -33,16 +51,15 @@ def count_text(count: int, noun: str) -> str:
     return f"{count:,} {noun if count == 1 else noun + 's'}"
 
 
-def shape_text(info: FeatureInfo) -> str:
+def shape_text(info: FeatureInfo, dash: str = _DASH) -> str:
     """`(20–400, 80)`: an axis that varies is shown with its smallest and largest size."""
-    axes = [
-        str(low) if low == high else f"{low}–{high}" for low, high in zip(info.min_shape, info.max_shape, strict=True)
-    ]
+    sizes = zip(info.min_shape, info.max_shape, strict=True)
+    axes = [str(low) if low == high else f"{low}{dash}{high}" for low, high in sizes]
     return f"({', '.join(axes)}{',' * (len(axes) == 1)})"
 
 
 def table_text(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
-    """Rows in aligned columns; numbers to the right."""
+    """Rows in aligned columns, with numbers aligned to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
@@ -55,7 +72,7 @@ def table_text(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
 
 
 def histogram_text(histogram: Histogram, smallest: int) -> str:
-    """Bars of how often an axis has which size."""
+    """A bar for each range of sizes of an axis, as long as there are arrays of these sizes."""
     low, high = smallest, histogram.sizes[-1]
     bars = min(_MAX_BARS, high - low + 1)
     step = -(-(high - low + 1) // bars)
@@ -69,10 +86,14 @@ def histogram_text(histogram: Histogram, smallest: int) -> str:
     width = len(str(high))
     for i, total in enumerate(totals):
         first, last = low + i * step, min(low + (i + 1) * step - 1, high)
-        label = f"{first:>{width}}" if step == 1 else f"{first:>{width}}–{last:<{width}}"
-        bar = "█" * round(total / most * _BAR_WIDTH) or ("▏" if total else "")
+        label = f"{first:>{width}}" if step == 1 else f"{first:>{width}}{_DASH}{last:<{width}}"
+        bar = _BLOCK * round(total / most * _BAR_WIDTH) or (_SLIVER if total else "")
         lines.append(f"    {label}  {total:>9,}  {bar}".rstrip())
     return "\n".join(lines)
+
+
+def _dtype_text(info: FeatureInfo) -> str:
+    return info.dtype if info.time is None else f"{info.time} as {info.dtype}"
 
 
 def features_text(
@@ -80,9 +101,9 @@ def features_text(
 ) -> str:
     """A line for each feature, with bars for each axis that varies, and a line for the label if there is one.
 
-    `counts` are how many arrays of each feature there are, where they may differ.
+    `counts` are the numbers of arrays of each feature, where they may differ.
     """
-    rows = [[display(info.name), info.dtype, shape_text(info), size_text(info.bytes)] for info in features]
+    rows = [[display(info.name), _dtype_text(info), shape_text(info), size_text(info.bytes)] for info in features]
     if counts is not None:
         rows = [[*row[:3], count_text(count, "array"), row[3]] for row, count in zip(rows, counts, strict=True)]
     if labels is not None:
@@ -117,7 +138,7 @@ def splits_text(manifest: Manifest) -> str:
 
 
 def classes_text(manifest: Manifest) -> str:
-    """The first few classes, and how many examples of each every split has, where that is known."""
+    """The first few classes, with the number of examples in each split where it is known."""
     splits, names = list(manifest.label_counts), manifest.labels or ()
     found = {split: dict(zip(c.values, c.counts, strict=True)) for split, c in manifest.label_counts.items()}
     labels = sorted(set(range(len(names))).union(*found.values()))
@@ -125,12 +146,12 @@ def classes_text(manifest: Manifest) -> str:
     for label in labels[:_SHOWN_CLASSES]:
         name = f"{label} {_cut(display(names[label]))}" if 0 <= label < len(names) else str(label)
         rows.append((name, *(f"{found[split].get(label, 0):,}" for split in splits)))
-    more = f"\n  … and {len(labels) - _SHOWN_CLASSES:,} more" if len(labels) > _SHOWN_CLASSES else ""
+    more = f"\n  ... and {len(labels) - _SHOWN_CLASSES:,} more" if len(labels) > _SHOWN_CLASSES else ""
     return table_text(rows) + more if labels else ""
 
 
 def _cut(name: str) -> str:
-    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 1] + "…"
+    return name if len(name) <= _NAME_WIDTH else name[: _NAME_WIDTH - 3] + "..."
 
 
 def scan_text(found: ScanReport) -> str:
@@ -145,11 +166,11 @@ def scan_text(found: ScanReport) -> str:
 
 
 def skipped_text(skipped: Sequence[Skipped], where: str) -> str:
-    """What was left out, and why; the first few, and where to find all."""
+    """The first few skipped sources with reasons, and where all are listed."""
     lines = [f"Skipped {count_text(len(skipped), 'source')}:"]
     lines += [f"  {display(s.source) or '(all)'}: {s.reason}" for s in skipped[:_SHOWN_SKIPPED]]
     if len(skipped) > _SHOWN_SKIPPED:
-        lines.append(f"  … and {len(skipped) - _SHOWN_SKIPPED:,} more; {where} lists all")
+        lines.append(f"  ... and {len(skipped) - _SHOWN_SKIPPED:,} more; {where} lists all")
     return "\n".join(lines)
 
 
@@ -181,3 +202,21 @@ def reading_text(manifest: Manifest, out: str) -> str:
         f"    dataset = readers.load_dataset({out!r}, split={split!r}, batch_size=32)\n"
         f"    for batch in dataset: print(batch[{manifest.features[0].name!r}].shape)"
     )
+
+
+def view_text(seen: View) -> str:
+    """All that `show` shows of an example."""
+    lines = [f"{display(seen.key)}: record {seen.record} of {seen.shard}"]
+    if seen.label is not None:
+        lines.append(f"label {seen.label}")
+    rows = []
+    for name, array in seen.arrays.items():
+        shape = f"({', '.join(map(str, array.shape))}{',' * (array.ndim == 1)})"
+        known = value_range(array)
+        values = f"{known['min']:.6g} to {known['max']:.6g}, mean {known['mean']:.6g}" if known else ""
+        rows.append((name, array.dtype.name, shape, size_text(array.nbytes), values))
+    lines += ["", table_text(rows)]
+    for name, array in seen.arrays.items():
+        values = np.array2string(array, threshold=60, edgeitems=3, max_line_width=_COLUMNS, precision=4)
+        lines += ["", name, values]
+    return "\n".join(lines)

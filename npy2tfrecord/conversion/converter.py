@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -12,20 +12,23 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord.conversion.dispatcher import write_all
+from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, UnstableError, display
 from npy2tfrecord.formats import manifest as manifests
-from npy2tfrecord.formats.manifest import FeatureInfo, Hash, LabelCounts, Manifest, ShardInfo, Skipped, shard_name
+from npy2tfrecord.formats.manifest import FeatureInfo, Hash, LabelCounts, Manifest, ShardInfo, Skipped
 from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.formats.shard import encode_keys, is_whole
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import Options, Sources, anchored, parse_sources
+from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_sources
+from npy2tfrecord.planning.examples import Examples
+from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.fingerprint import data_hash, identity_of
-from npy2tfrecord.planning.joiner import Examples, join
-from npy2tfrecord.planning.planner import Plan, plan
-from npy2tfrecord.sources.finder import Found, search
-from npy2tfrecord.sources.scanner import read_headers
+from npy2tfrecord.planning.joiner import join
+from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.planning.planner import plan
+from npy2tfrecord.sources.finder import Batch, collect, find
 from npy2tfrecord.writing.shard_writer import ShardEntry
 from npy2tfrecord.writing.statistics import Moments
 
@@ -52,27 +55,83 @@ def convert(
     sources: Sources,
     out: str | os.PathLike[str],
     *,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    files_from: str | os.PathLike[str] | None = None,
+    follow_symlinks: bool = False,
+    on_error: str = "fail",
+    rows: bool = False,
+    group_by_suffix: bool = False,
+    void_dtype: Dtype | None = None,
+    missing: str = "fail",
+    labels: str | os.PathLike[str] | None = None,
+    dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
+    stats: bool = False,
+    split: str | Mapping[str, float] | None = None,
+    split_by: str | None = None,
+    shard_size: int | str = DEFAULT_SHARD_SIZE,
+    num_shards: int | None = None,
+    shuffle: bool = True,
+    seed: int = 0,
+    compression: str = "none",
+    fsync: bool = True,
+    read_back: bool = False,
+    jobs: int | None = None,
+    backend: str = "loky",
+    scheduler: str | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: ProgressFunction | None = None,
-    **options: Any,
 ) -> Manifest:
-    """Convert `.npy` and `.npz` files to sharded TFRecords in the directory `out`.
+    """The manifest of the data set in `out`, after `.npy` and `.npz` files were converted to sharded TFRecords there.
 
-    `sources` is a path, a list of paths (or `"NAME=PATH"`), or a mapping of feature names to paths. A path is a
-    directory, which is searched through, or a file. The keywords are the options of `npy2tfrecord convert` with
-    underscores, and their defaults the same: `rows`, `labels`, `split`, `shard_size`, `num_shards`, `shuffle`, `seed`,
-    `split_by`, `missing`, `group_by_suffix`, `stats`, `dtype`, `void_dtype`, `compression`, `include`, `exclude`,
-    `files_from`, `follow_symlinks`, `jobs`, `backend`, `scheduler`, `on_error`, `fsync`, `read_back`.
+    A call resumes where an earlier one with the same arguments was stopped, and writes nothing where all is done. See
+    `docs/converting.md` for examples.
 
-    A run that was stopped goes on where it was when it is called again. With `dry_run` nothing is written, and the
-    hashes in the manifest are empty.
+    sources: a path, a list of paths (or 'NAME=PATH'), or a mapping of feature names to paths. A path is a directory,
+        which is searched, or a `.npy` or `.npz` file.
+    out: the directory to write: a new or empty one, or one with the same conversion.
+    include, exclude: globs as in gitignore: only files that match, no files or directories that match.
+    files_from: a file that lists the files to take, below each source.
+    follow_symlinks: search directories behind symbolic links too.
+    on_error: 'fail' at the first bad source, or 'skip' bad sources and list them in the manifest.
+    rows: every row along axis 0 is an example.
+    group_by_suffix: `0001.image.npy` and `0001.mask.npy` are features of example `0001`.
+    void_dtype: the dtype of arrays of void (`V2`, `V1`), such as 'bfloat16': `np.save` drops its name.
+    missing: 'fail' at a key that one of the named sources lacks, or 'skip' it.
+    labels: 'dirs' for the first folder below the source, or a CSV file with the columns key and label.
+    dtype: cast while writing: a dtype for all features, 'NAME:DTYPE', a list of these, or a mapping by feature.
+    stats: record minimum, maximum, mean, deviation, NaN and infinity counts in the manifest.
+    split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; or 'dirs', by the first folder.
+    split_by: a regular expression; keys in which it finds the same text go to one split together.
+    shard_size: approximate size of a shard, in bytes or as in '128MB'.
+    num_shards: shards per split, instead of a size; never more than there are examples.
+    shuffle: spread the examples over the shards in random order; False keeps the order of their keys.
+    seed: seed of that order and of the splits.
+    compression: 'none', 'gzip' or 'zlib', of whole shards.
+    fsync: wait until the disk has the data.
+    read_back: read each shard back from the disk before it counts as written.
+    jobs: worker processes; None for one per core.
+    backend: joblib's backend, or 'dask' for a cluster.
+    scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
+    overwrite: replace the data set that is in `out`.
+    dry_run: write nothing; hashes and last bytes in the manifest are empty.
+    progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
 
-    Returns the manifest. Raises `UsageError`, `InputError`, `OutputError`, `ConflictError` or `WorkerError`; see
-    `npy2tfrecord.errors`.
+    Raises `UsageError` for a request that cannot be met, `InputError` for a bad source, `OutputError` where writing
+    fails, `ConflictError` where other data or another run is in `out`, `WorkerError` where a worker process keeps
+    dying, and `ClusterError` where the Dask cluster is gone; see `npy2tfrecord.errors`.
     """
-    chosen = Options(**options)
-    return Conversion(sources, os.fspath(out), chosen, overwrite, progress).run(dry_run=dry_run)
+    # Options brings these five to the types of its fields.
+    options = Options(
+        include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
+        void_dtype=void_dtype,  # type: ignore[arg-type]
+        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
+        missing=missing, dtype=dtype, stats=stats, split=split, split_by=split_by, shard_size=shard_size,
+        num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync, read_back=read_back,
+        jobs=jobs, backend=backend, scheduler=scheduler,
+    )  # fmt: skip
+    return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
 
 
 class Conversion:
@@ -110,15 +169,15 @@ class Conversion:
                 f"{display(workspace.out)} holds other files ({', '.join(map(display, foreign[:3]))}"
                 f"{', …' * (len(foreign) > 3)}); expected an empty or new directory"
             )
-        found, steps = search(self.sources, options)
+        batches: Iterable[Batch] = find(self.sources, options)
         earlier = None if self.overwrite else workspace.found_manifest()
         if earlier is not None:
-            list(steps)  # what is complete needs no header
-            self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(found))
+            batches = list(batches)  # what is complete needs no header
+            self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(collect(batches)))
             knows_all = options.labels in (None, "dirs")
             if knows_all and not damaged and not self._lost_shards(earlier):
                 return self._complete(earlier)
-        planned, identity = self._plan(found, steps)
+        planned, identity = self._plan(batches)
         if earlier is not None:
             self._check_same(dict(earlier.options), dict(earlier.sources), identity)
             if not damaged and not self._lost_shards(earlier):  # the table of labels, which has no name, is the same
@@ -141,7 +200,6 @@ class Conversion:
                     return other
                 return self._write(planned, identity, earlier, damaged)
             except BaseException as error:
-                pool.stop_workers()
                 if isinstance(error, InputError) and not isinstance(error, UnstableError):
                     workspace.abandon()  # the same sources would end the same way again
                 raise
@@ -150,14 +208,15 @@ class Conversion:
 
     def plan_like(self, manifest: Manifest) -> Plan:
         """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
-        planned, identity = self._plan(*search(self.sources, self.options))
+        planned, identity = self._plan(find(self.sources, self.options))
         self._check_same(dict(manifest.options), dict(manifest.sources), identity)
         return planned
 
-    def _plan(self, found: dict[str | None, Found], steps: Iterator[None]) -> tuple[Plan, dict[str, Any]]:
-        """The plan for the files found and those that `steps` still finds, and what tells it from others."""
-        planned = plan(join(read_headers(found, self.options, steps, self._tell_files), self.options), self.options)
-        return planned, identity_of(found) | {"examples": len(planned.examples), "data": data_hash(planned)}
+    def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, dict[str, Any]]:
+        """The plan for the files found and those that are still being found, and what tells it from others."""
+        scanned = survey(batches, self.options, self._tell_files)
+        planned = plan(join(scanned, self.options), self.options)
+        return planned, identity_of(scanned.found) | {"examples": len(planned.examples), "data": data_hash(planned)}
 
     def _tell_files(self, found: int, scanned: int) -> None:
         self._files = found, scanned
@@ -317,16 +376,15 @@ class Conversion:
         splits: dict[str, tuple[ShardInfo, ...]] = {}
         label_counts: dict[str, LabelCounts] = {}
         for split in planned.splits:
-            count = len(split.cuts) - 1
             infos = []
-            for k in range(count):
-                entry = entries[shard_name(split.name, k, count)]
+            for file, members in split.shards():
+                entry = entries[file]
                 infos.append(entry.shard)
                 positions = np.array([i for i, _ in entry.left_out], dtype=np.int64)
-                left_out.append(split.order[split.cuts[k] + positions])
+                left_out.append(members[positions])
                 skipped.extend(reason for _, reason in entry.left_out)
             splits[split.name] = tuple(infos)
-            if counted := planned.count_labels(split, np.concatenate(left_out[-count:])):
+            if counted := planned.count_labels(split, np.concatenate(left_out[-len(infos) :])):
                 label_counts[split.name] = counted
         return Manifest(
             features=_features(planned, np.concatenate(left_out), stats),
@@ -352,11 +410,7 @@ def _told(out: str) -> Iterator[None]:
 
 
 def _shard_counts(planned: Plan) -> dict[str, int]:
-    return {
-        shard_name(split.name, k, len(split.cuts) - 1): int(n)
-        for split in planned.splits
-        for k, n in enumerate(np.diff(split.cuts).tolist())
-    }
+    return {file: len(members) for split in planned.splits for file, members in split.shards()}
 
 
 def _features(planned: Plan, left_out: np.ndarray, stats: dict[str, dict[str, Any]]) -> tuple[FeatureInfo, ...]:
@@ -367,6 +421,6 @@ def _features(planned: Plan, left_out: np.ndarray, stats: dict[str, dict[str, An
         if len(left_out):
             counts -= np.bincount(table.header_ids[sources[left_out]], minlength=len(table.headers))
         dtype = dtype_from_name(cast.to_name)
-        info = table.sum_up(counts, 0 if examples.rows is None else 1, dtype)
+        info = summarize(table, counts, 0 if examples.rows is None else 1, dtype)
         features.append(replace(info, stats=stats.get(info.name)))
     return tuple(features)

@@ -16,9 +16,10 @@ import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
-from npy2tfrecord import syscalls
+from npy2tfrecord import cleanup, syscalls
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
 from npy2tfrecord.formats import manifest as manifests
 from npy2tfrecord.formats.manifest import BESIDE, Hash, Manifest, ShardInfo, Skipped, beside
@@ -44,6 +45,7 @@ class Workspace:
         self._sync = sync
         self._run = secrets.token_hex(8)
         self._lock = -1
+        self._at_sudden_end = contextlib.ExitStack()
         self._made: list[str] = []  # directories that were not there
         self._is_new = False  # nothing of an earlier run is kept
 
@@ -78,6 +80,7 @@ class Workspace:
             raise OutputError.from_os("make the directory", self.out, error) from error
         if self._lock < 0:
             raise ConflictError(f"{display(self.out)}: other runs come and go here")
+        self._at_sudden_end.enter_context(cleanup.at_sudden_end(partial(self._remove_temporaries, of_all_runs=False)))
         with contextlib.suppress(OSError):  # for the message above only
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
@@ -108,6 +111,7 @@ class Workspace:
         """Give the lock back; what is unfinished of this run goes, what is finished stays for the next."""
         if self._lock < 0:
             return
+        self._at_sudden_end.close()
         self._remove_temporaries(of_all_runs=False)
         syscalls.close(self._lock)
         self._lock = -1

@@ -16,11 +16,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.document import Node
-from npy2tfrecord.formats.npy import EXTENSION_NAMES, MAX_RANK, SUPPORTED_NAMES
+from npy2tfrecord.formats.dtypes import time_from_name
+from npy2tfrecord.formats.npy import EXTENSION_NAMES, MAX_RANK, SUPPORTED_NAMES, dtype_from_name
 
 FILE_NAME = "manifest.json"
 INDEX_DIR = "index"
@@ -74,7 +76,10 @@ class Histogram:
 
 @dataclass(frozen=True, slots=True)
 class FeatureInfo:
-    """One feature: `shape` has None for every axis that varies."""
+    """One feature: `shape` has None for every axis that varies.
+
+    Of dates and time spans, `dtype` is int64 and `time` what the sources have, such as `datetime64[ns]`.
+    """
 
     name: str
     dtype: str
@@ -84,15 +89,22 @@ class FeatureInfo:
     histograms: tuple[Histogram | None, ...]  # of every axis that varies
     bytes: int  # of all its arrays
     stats: Mapping[str, Any] | None = None
+    time: str | None = None
 
     @property
     def rank(self) -> int:
         return len(self.shape)
 
+    @property
+    def array_dtype(self) -> np.dtype:
+        """The dtype that its arrays had and get back, in this machine's byte order."""
+        return time_from_name(self.time) if self.time else dtype_from_name(self.dtype)
+
     def to_json(self) -> dict[str, Any]:
         """The feature as `manifest.json` holds it."""
         return {
             "dtype": self.dtype,
+            **({"time": self.time} if self.time is not None else {}),
             "rank": self.rank,
             "shape": list(self.shape),
             "min_shape": list(self.min_shape),
@@ -343,6 +355,7 @@ def _parse_feature(name: str, node: Node) -> FeatureInfo:
     dtype = node.get("dtype")
     if dtype.string() not in SUPPORTED_NAMES + EXTENSION_NAMES:
         raise dtype.fail("the name of a dtype")
+    time = _parse_time(node.get("time"), dtype.value) if "time" in node.mapping() else None
     smallest, largest = node.get("min_shape").integers(), node.get("max_shape").integers()
     shape_node = node.get("shape")
     shape = tuple(None if item.value is None else item.integer() for item in shape_node.items())
@@ -364,5 +377,15 @@ def _parse_feature(name: str, node: Node) -> FeatureInfo:
     stats = node.mapping().get("stats")
     return FeatureInfo(
         name, dtype.value, shape, smallest, largest, tuple(histograms), node.get("bytes").integer(),
-        None if stats is None else {n: v.value for n, v in stats.mapping().items()},
+        None if stats is None else {n: v.value for n, v in stats.mapping().items()}, time,
     )  # fmt: skip
+
+
+def _parse_time(node: Node, dtype: str) -> str:
+    try:
+        time = time_from_name(node.string()).name
+    except ValueError:
+        raise node.fail("a datetime64 or timedelta64") from None
+    if dtype != "int64":
+        raise node.fail(f"none with {dtype}")
+    return str(time)

@@ -18,38 +18,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from npy2tfrecord.errors import InputError
+from npy2tfrecord.formats.dtypes import EXTENSION_NAMES as EXTENSION_NAMES
+from npy2tfrecord.formats.dtypes import SUPPORTED_NAMES as SUPPORTED_NAMES
+from npy2tfrecord.formats.dtypes import dtype_from_name as dtype_from_name
+from npy2tfrecord.formats.dtypes import parse_descr
 
 MAGIC = b"\x93NUMPY"
 MAX_HEADER_BYTES = 64 * 1024  # of the header's text; np.save writes 118 bytes for all but huge ranks
 MAX_RANK = 32  # what NumPy 1 can hold; NumPy 2 goes to 64, TensorFlow does not get near either
 FIRST_READ_BYTES = 128  # what np.save makes of nearly every header, padding included
 
-SUPPORTED_NAMES = (
-    "bool",
-    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)),
-    *("float16", "float32", "float64", "complex64", "complex128"),
-)
-_TYPE_CODES = {np.dtype(name).str[1:] for name in SUPPORTED_NAMES}
-EXTENSION_NAMES = (
-    *("bfloat16", "float8_e3m4", "float8_e4m3", "float8_e4m3b11fnuz", "float8_e4m3fn"),
-    *("float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
-)
-"""dtypes of the ml_dtypes package that can be written and read; np.save stores them as V2 or V1."""
-
-_UNSUPPORTED_KINDS = {
-    "O": "an object array (its values are pickled Python objects, which are never loaded)",
-    "S": "an array of byte strings",
-    "a": "an array of byte strings",
-    "U": "an array of strings",
-    "T": "an array of strings",
-    "M": "an array of dates",
-    "m": "an array of time spans",
-    "V": "an array of void (raw bytes; np.save drops the names of bfloat16 and float8, see --void-dtype)",
-    "f": "an array of extended-precision floats",
-    "c": "an array of extended-precision complex numbers",
-}
-
-_DESCR = re.compile(r"([<>|=]?)([a-zA-Z]\d{0,9})")
 _SIZE = r"(?:0|[1-9]\d{0,18})L?"  # Python 2 wrote long integers with an L
 _ITEM = re.compile(
     r"\s*(?P<quote>['\"])(?P<name>descr|fortran_order|shape)(?P=quote)\s*:\s*(?:"
@@ -139,7 +117,7 @@ def parse_header(raw: bytes, where: bytes | str = "") -> Header:
     except UnicodeDecodeError:
         raise InputError(where, "a header that is not UTF-8", "text") from None
     descr, fortran_order, shape = _parse_dict(text, raw[6], where)
-    dtype = _parse_descr(descr, where)
+    dtype = parse_descr(descr, where)
     if len(shape) > MAX_RANK:
         raise InputError(where, f"an array of rank {len(shape)}", f"a rank of at most {MAX_RANK}")
     if math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:  # NumPy's own limit, also for what holds nothing
@@ -178,19 +156,6 @@ def _parse_dict(text: str, version: int, where: bytes | str) -> tuple[str, bool,
     return values["descr"], values["fortran_order"] == "True", tuple(int(n) for n in sizes.split(",") if n.strip())
 
 
-def _parse_descr(descr: str, where: bytes | str) -> np.dtype:
-    expected = "bool, int8–64, uint8–64, float16/32/64 or complex64/128"
-    if match := _DESCR.fullmatch(descr):
-        order, code = match.groups()
-        if code in _TYPE_CODES:
-            return np.dtype(order.replace("|", "=") + code)
-        if code in ("V1", "V2", "f1"):  # the last is what np.save calls float8_e5m2, and np.load does not know
-            return np.dtype(f"V{code[1]}")
-        if what := _UNSUPPORTED_KINDS.get(code[0]):
-            raise InputError(where, f"{what}, dtype {descr!r}", expected)
-    raise InputError(where, f"dtype {descr!r}", expected)
-
-
 def check_size(header: Header, size: int, where: bytes | str = "") -> None:
     """Raise `InputError` unless a file (or member) of `size` bytes is exactly this header and its data."""
     if size == header.file_size:
@@ -210,18 +175,3 @@ def write_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
     descr = np.lib.format.dtype_to_descr(dtype) if dtype.kind != "V" else dtype.str
     np.lib.format.write_array_header_1_0(out, {"descr": descr, "fortran_order": False, "shape": shape})
     return out.getvalue()
-
-
-def dtype_from_name(name: str) -> np.dtype:
-    """The dtype a manifest or an option names: those of NumPy, and those of ml_dtypes if it is installed.
-
-    Raises `ValueError` for any other name and `ModuleNotFoundError` when ml_dtypes is missing.
-    """
-    if name in SUPPORTED_NAMES:
-        return np.dtype(name)
-    if name in EXTENSION_NAMES:
-        import ml_dtypes
-
-        extension: np.dtype = np.dtype(getattr(ml_dtypes, name))
-        return extension
-    raise ValueError(f"unknown dtype {name!r}; known are {', '.join(SUPPORTED_NAMES + EXTENSION_NAMES)}")

@@ -139,9 +139,10 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
             raise InputError(path, f"starts with {start!r}" if start else "the file is empty", "an .npz file (zip)")
         try:
             with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
-                infos = archive.infolist()
+                infos, directory = archive.infolist(), archive.start_dir
         except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, EOFError, UnicodeError) as error:
             raise InputError(path, f"a damaged archive ({error})", "an .npz file (zip)") from None
+        ends = _ends(infos, directory)
         infos = [info for info in infos if not info.filename.endswith("/")]
         if not infos:
             raise InputError(path, "an archive with nothing in it", "at least one array")
@@ -150,7 +151,7 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
                 raise InputError(path, f"{count} members named {display(filename)!r}", "one array a name")
         found = []
         for info in _chosen(infos, name, path):
-            member, header = _read_member(handle, info, path)
+            member, header = _read_member(handle, info, path, ends[info.filename])
             found.append((name or member.name, member, header))
     return found, status
 
@@ -166,7 +167,16 @@ def _chosen(infos: list[zipfile.ZipInfo], name: str | None, path: bytes) -> list
     return chosen
 
 
-def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes) -> tuple[Member, Header]:
+def _ends(infos: list[zipfile.ZipInfo], directory: int) -> dict[str, int]:
+    """The offset where each member must end at the latest: the start of the next one, or of the archive's directory."""
+    ends, end = {}, directory
+    for info in sorted(infos, key=lambda info: info.header_offset, reverse=True):
+        ends[info.filename] = end
+        end = info.header_offset
+    return ends
+
+
+def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> tuple[Member, Header]:
     where = path + b"[" + info.filename.encode("utf-8", "surrogateescape") + b"]"
     if info.flag_bits & _ENCRYPTED:
         raise InputError(where, "an encrypted member", "an archive without a password")
@@ -193,6 +203,10 @@ def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes) -> tuple[Membe
         crc=info.CRC,
         deflated=info.compress_type == zipfile.ZIP_DEFLATED,
     )
+    if member.offset + member.compressed > end:  # members that share their bytes can unpack to any size
+        room = max(0, end - member.offset)
+        found = f"a member of {member.compressed} bytes that ends inside what follows it after {room} (a zip bomb?)"
+        raise InputError(where, found, "members that do not overlap")
     if not member.deflated and member.compressed != member.size:
         raise InputError(where, "a stored member whose sizes differ", "a whole archive")
     raw = _start_of(handle, member, where, min(FIRST_READ_BYTES, member.size))

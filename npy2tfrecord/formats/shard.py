@@ -21,7 +21,6 @@ from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError
 from npy2tfrecord.formats.example import KEY, LABEL, Value
 from npy2tfrecord.formats.manifest import TAIL_BYTES, FeatureInfo, Hash, Manifest, ShardInfo, index_name, keys_name
-from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.formats.tfrecord import FOOT_BYTES, FRAME_BYTES, HEAD_BYTES, MAX_DATA_BYTES, data_length, unframe
 
 _READ_BYTES = 1 << 20
@@ -276,7 +275,7 @@ def array_of(example: Mapping[str, Value], info: FeatureInfo) -> np.ndarray:
     )
     if not fits:
         raise DamageError(f"{name!r} has shape {shape[:40]}, the manifest says {info.min_shape} to {info.max_shape}")
-    numpy_dtype = dtype_from_name(info.dtype)
+    numpy_dtype = info.array_dtype
     size = numpy_dtype.itemsize
     for n in shape:
         size *= n

@@ -1,4 +1,4 @@
-"""A Dask cluster for joblib: connected to, or started here, and looked over before any work is given to it."""
+"""A Dask cluster: connected to, or started here, checked before it gets any work, and its tasks."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import contextlib
 import os
 import platform
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,39 +20,40 @@ from npy2tfrecord.errors import ClusterError, Error, UsageError, WorkerError, di
 
 PACKAGE = "npy2tfrecord"
 _CONNECT_SECONDS = 10
+_FIRST_WORKER_SECONDS = 10
 _SEEN_SECONDS = 5.0  # in which a file that was just written shows on another machine: NFS keeps names for 3
 _POLL_SECONDS = 0.2
 _ALONE_SECONDS = 60.0  # without any worker before it is given up
 _SOURCES_WITH_TASK = 16  # that a task takes along for a late worker to look for
 _PYTHON = platform.python_version()
 _UNSEEN, _UNSHARED = "does not see the source", "does not share the output's file system"
-_AGAIN = "Run the same command again to go on."
+_AGAIN = "Run the same command again to resume."
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a worker must have and see to work for this run. Goes with every task: more workers may come at any time."""
+    """What a worker must have and see to work for this run. Each task carries it: more workers may come at any time."""
 
     python: str
     version: str
     sources: tuple[bytes, ...]
-    token: str = ""  # a file in the output, and what is in it
-    text: str = ""
+    token: str = ""  # a file in the output
+    text: str = ""  # in that file
 
 
 _needs: ContextVar[Needs | None] = ContextVar("needs", default=None)  # of the run that is connected
-_met: set[Needs] = set()  # in a worker: those that it was found to meet
+_met: set[Needs] = set()  # in a worker: those that it meets
 
 
 @contextlib.contextmanager
 def connected(backend: str, scheduler: str | None, jobs: int, sources: Sequence[bytes]) -> Iterator[None]:
-    """With the backend `dask`, have a client of a cluster for joblib until the block ends; otherwise nothing.
+    """With the backend `dask`, connect to a cluster until the block ends; with any other do nothing.
 
     The cluster is the one of `scheduler`, or of the caller's own client, or `jobs` processes on this machine. Raises
-    `UsageError` when there is none, or naming a worker that lacks this package or has another version of it, runs
-    another Python, or does not see the sources.
+    `UsageError` when there is none, and when a worker lacks this package, has another version of it, runs another
+    Python or does not see the sources. The error names the worker.
     """
     if backend != "dask":
         yield
@@ -87,13 +88,15 @@ def _client(distributed: Any, scheduler: str | None, jobs: int) -> Iterator[Any]
         )
     try:
         client = distributed.Client(cluster or scheduler, timeout=_CONNECT_SECONDS)
-    except (OSError, ValueError, ImportError) as error:
+    # Before Python 3.11 the TimeoutError of Dask is none of Python's, and no OSError.
+    except (OSError, ValueError, ImportError, distributed.TimeoutError) as error:
         raise UsageError(f"no Dask scheduler answers at {scheduler!r} ({error})") from None
     try:
-        client.wait_for_workers(1, timeout=_CONNECT_SECONDS)
+        try:
+            client.wait_for_workers(1, timeout=_FIRST_WORKER_SECONDS)
+        except distributed.TimeoutError:
+            raise UsageError(f"the Dask scheduler at {scheduler!r} has no worker") from None
         yield client
-    except TimeoutError:
-        raise UsageError(f"the Dask scheduler at {scheduler!r} has no worker") from None
     finally:
         client.close()
         if cluster is not None:
@@ -101,9 +104,9 @@ def _client(distributed: Any, scheduler: str | None, jobs: int) -> Iterator[Any]
 
 
 def check_output(backend: str, directory: str, run: str) -> None:
-    """Raise `UsageError`, naming it, when a worker of the cluster does not see or cannot write `directory`.
+    """Raise `UsageError` that names a worker of the cluster which does not see or cannot write `directory`.
 
-    Leaves a file there, by which workers that come later can tell; its name is that of a temporary one of this `run`.
+    A file stays there, by which workers that come later check it. Its name is that of a temporary file of this `run`.
     """
     if backend != "dask":
         return
@@ -115,11 +118,6 @@ def check_output(backend: str, directory: str, run: str) -> None:
     _check_all(distributed.get_client(), _unshared, token, text, problem=_UNSHARED)
     needs = _needs.get()
     _needs.set(needs and replace(needs, token=token, text=text))
-
-
-def guarded(function: Callable[..., Result]) -> Callable[..., Result]:
-    """`function` for workers of the cluster: one that does not fit says so instead of calling it."""
-    return partial(_guarded, _needs.get(), function)
 
 
 def _guarded(needs: Needs | None, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -147,67 +145,61 @@ def _unmet(needs: Needs) -> str:
     return ""
 
 
-def watch_for_workers() -> Any:
-    """A function to call now and then: ends the client's work when the cluster has had no worker for a minute."""
+class Tasks:
+    """The tasks of this run on the cluster that is connected, until they are closed."""
+
+    def __init__(self) -> None:
+        import distributed
+        from distributed.cfexecutor import ClientExecutor
+
+        executor: Any = ClientExecutor
+        self._client: Any = distributed.get_client()
+        self._pool = executor(self._client, pure=False)
+        self.threads = 1  # of all workers
+        self._last = time.monotonic()
+        self.watch()
+
+    def submit(self, function: Callable[..., Result], *arguments: Any) -> Future[Result]:
+        """A future for the result. A worker that does not fit says so instead of calling `function`."""
+        # One object without arguments: Dask would search lists of names for futures of its own.
+        submitted: Future[Result] = self._pool.submit(partial(_guarded, _needs.get(), function, *arguments))
+        return submitted
+
+    def watch(self) -> None:
+        """Count the threads of the workers; give the tasks up when there has been no worker for a minute."""
+        found = 0
+        with contextlib.suppress(OSError):  # of a scheduler that is gone; the client notices too
+            if self._client.status == "running":
+                found = sum(self._client.ncores().values())
+        self.threads = found or self.threads
+        if found or self._client.status != "running":
+            self._last = time.monotonic()
+        elif time.monotonic() - self._last > _ALONE_SECONDS:
+            self._client.close()
+
+    def close(self) -> None:
+        """Cancel what is not done."""
+        with contextlib.suppress(Exception):  # the cluster may be gone
+            self._pool.shutdown(wait=False)
+
+
+def meaning(error: Exception) -> Error | None:
+    """The error to raise for an `error` that comes from the cluster; None for one that comes from the task."""
     import distributed
 
-    client: Any = distributed.get_client()
-    last = time.monotonic()
-
-    def watch() -> None:
-        nonlocal last
-        if client.status != "running" or client.ncores():
-            last = time.monotonic()
-        elif time.monotonic() - last > _ALONE_SECONDS:
-            client.close()
-
-    return watch
-
-
-def backend() -> Any:
-    """joblib's backend for the cluster that is connected."""
-    from joblib._dask import DaskDistributedBackend
-
-    class Backend(DaskDistributedBackend):  # type: ignore[misc]
-        """Tells joblib of a task that was given up too, for which it would wait for ever."""
-
-        def submit(self, func: Any, callback: Any = None) -> Any:
-            future = super().submit(func, callback)
-            future.add_done_callback(lambda done: done.exception() and callback(done.exception()))
-            return future
-
-        def effective_n_jobs(self, n_jobs: int) -> int:
-            return max(2, int(super().effective_n_jobs(n_jobs)))  # of one job joblib makes no task: it runs it here
-
-        def retrieve_result_callback(self, out: Any) -> Any:
-            if isinstance(out, BaseException):
-                raise out
-            return super().retrieve_result_callback(out)
-
-    return Backend()
-
-
-def meaning(error: BaseException) -> Error | None:
-    """What an `error` of a task means that comes from the cluster and not from the task; None when it is the task's."""
-    distributed = sys.modules.get("distributed")
-    if distributed is not None and isinstance(error, distributed.KilledWorker):
+    if isinstance(error, distributed.KilledWorker):
         last = getattr(error.last_worker, "address", "unknown")
         return WorkerError(f"a task killed every worker of the cluster that it was given to; the last is {last}")
-    if distributed is not None and isinstance(error, distributed.CancelledError):
+    if isinstance(error, (distributed.CancelledError, CancelledError)):
         return ClusterError(
             f"the cluster is gone, or has no worker left (one that came later and lacks {PACKAGE} ends by itself)."
             f" {_AGAIN}"
         )
-    ray = sys.modules.get("ray.exceptions")
-    if ray is not None and isinstance(error, (ray.WorkerCrashedError, ray.RayActorError)):
-        return WorkerError(f"a worker of the cluster died ({type(error).__name__})")
-    if _needs.get() is not None and not isinstance(error, Error):  # a worker could not even begin, perhaps
-        return _unfit_now()
-    return None
+    return None if isinstance(error, Error) else _unfit_now()  # perhaps a worker could not even begin
 
 
 def _unfit_now() -> UsageError | None:
-    """That a worker of the cluster does not fit by now, if one tells in time."""
+    """An error that names a worker which does not fit by now; None when none is found in time."""
     import distributed
 
     found: list[UsageError] = []
@@ -219,16 +211,16 @@ def _unfit_now() -> UsageError | None:
             found.append(UsageError(f"{error}. {_AGAIN}"))
 
     looking = threading.Thread(target=look, args=(distributed.get_client(),), daemon=True)
-    looking.start()  # apart: a worker that hangs gives no answer
+    looking.start()  # in a thread: a worker that hangs gives no answer
     looking.join(_CONNECT_SECONDS)
     return found[0] if found else None
 
 
-# --- looking a cluster over ---------------------------------------------------------------------
+# --- checking a cluster -------------------------------------------------------------------------
 
 
 def _check_software(client: Any) -> None:
-    # Asked by Dask itself: nothing of this package needs to be there for it.
+    # Dask itself asks: a worker answers without this package.
     versions = client.get_versions(packages=[PACKAGE])
     ours = versions["client"]
     for address, theirs in sorted(versions["workers"].items()):

@@ -1,180 +1,269 @@
-"""Running tasks on joblib's backends: here, on all cores, or on a cluster.
+"""Running tasks: in processes of this machine, on a Dask cluster, or on another backend of joblib.
 
-Only paths, ranges and results cross a process boundary. Results come in the order they are done.
+Only paths, ranges and results cross a process boundary. Results come in the order of completion.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
-from itertools import islice, pairwise
-from pathlib import Path
-from tempfile import gettempdir
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 from npy2tfrecord.errors import UsageError, WorkerError
-from npy2tfrecord.jobs import dask_cluster
+from npy2tfrecord.jobs import dask_cluster, loky
+from npy2tfrecord.syscalls import usable_cores
 
 Result = TypeVar("Result")
+Task = tuple[Any, ...]
+Tick = Callable[[], None]
 
-_OWN_PROCESSES = ("loky", "multiprocessing")  # whose workers are children of this process
+_TICK_SECONDS = 0.5
+_TASKS_PER_JOB = 2  # given to the workers at a time, so that none waits for its next one
+_TASKS_PER_TURN = 4  # the same for a backend that returns results only when all of them are there
+_DEATHS = 4  # of workers, with no result between them
 _PARENT_POLL_SECONDS = 0.5
-TICK_SECONDS = 0.5
-_CALLS_PER_JOB = 4
-_END_SECONDS = 1.0  # that a killed worker takes at most
-STOPPED_TICKS = 10  # in a row that see a worker stopped before it is given up
-_DEATHS = 4  # of workers until it is no accident
-_KNOWN_JOBLIB = "1.6."  # whose resource tracker is started as below; another version starts it by itself
-_BOOKKEEPER = "resource_tracke"  # joblib's, by the name that the system knows; it takes 15 letters
+_END_SECONDS = 1.0  # that killed workers may take to be gone
+_THREAD_END_SECONDS = 0.1  # the same for a thread that has been joined
+# Before, an executor whose worker died while a large task was sent to it never ended (CPython issue 94777).
+_PYTHON_FOR_FORKS = (3, 11, 5)
 
 
 def is_local(backend: str) -> bool:
     """Whether the workers are processes of this machine that are started for the purpose."""
-    return backend in _OWN_PROCESSES
+    return backend == "loky"
 
 
 def effective_jobs(jobs: int | None) -> int:
-    """How many jobs to run at once; None and -1 mean one a core that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """How many jobs to run at once; None and -1 mean one for each core that this process may use."""
     if jobs is None:
-        return cores
-    return jobs if jobs > 0 else max(1, cores + 1 + jobs)
+        return usable_cores()
+    return jobs if jobs > 0 else max(1, usable_cores() + 1 + jobs)
 
 
 def run(
-    function: Callable[..., Result], tasks: Iterable[tuple[Any, ...]], *, jobs: int, backend: str
-) -> Iterator[Result]:
-    """`run_once`, for tasks that may be done twice: what a dying worker took with it is done again."""
-    if not is_local(backend):  # a cluster sees to it
-        yield from run_once(function, tasks, jobs=jobs, backend=backend)
-        return
-    given: dict[int, tuple[Any, ...]] = {}  # and not done
-    new = enumerate(tasks)
+    function: Callable[..., Result], tasks: Iterable[Task], tick: Tick | None = None, *, jobs: int, backend: str
+) -> Generator[Result, None, None]:
+    """Call `function` with each tuple of arguments; yields its results in the order of completion.
 
-    def give() -> Iterator[tuple[Any, ...]]:
-        yield from [(function, number, *task) for number, task in given.items()]
-        for number, task in new:
-            given[number] = task
-            yield (function, number, *task)
+    Tasks are taken while the workers are busy, and `tick` is called twice a second meanwhile. With one job on this
+    machine all is done in this process. When a worker dies, the tasks that were under way are done again, after all
+    others: a task must allow that. Close the iterator to stop the workers before its end.
 
-    deaths = 0
+    Raises what a task raises, `WorkerError` when workers keep dying, and `UsageError` for an unknown backend.
+    """
+    if is_local(backend):
+        if jobs == 1:
+            return _run_here(function, tasks, tick)
+        return _run_locally(function, tasks, jobs, tick)
+    if backend == "dask":
+        return _run_on_dask(function, tasks, tick)
+    return _run_with_joblib(function, tasks, jobs, backend, tick)
+
+
+def _run_here(
+    function: Callable[..., Result], tasks: Iterable[Task], tick: Tick | None
+) -> Generator[Result, None, None]:
+    with _ticking(tick):
+        for task in tasks:
+            yield function(*task)
+
+
+def _run_locally(
+    function: Callable[..., Result], tasks: Iterable[Task], jobs: int, tick: Tick | None
+) -> Generator[Result, None, None]:
+    remaining, deaths = iter(tasks), 0
     while True:
+        under_way: dict[int, Task] = {}
         try:
-            for number, result in run_once(_numbered, give(), jobs=jobs, backend=backend):
-                del given[number]
-                yield result
-            return
-        except WorkerError:
+            with _workers(jobs) as executor:
+                submit = partial(executor.submit, function)
+                for result in _results(submit, remaining, under_way, lambda: _TASKS_PER_JOB * jobs, tick):
+                    deaths = 0
+                    yield result
+                return
+        except BrokenExecutor as error:
             deaths += 1
             if deaths == _DEATHS:
-                raise
+                raise WorkerError(f"worker processes keep dying ({type(error).__name__})") from None
+            remaining = chain(remaining, under_way.values())
 
 
-def _numbered(function: Callable[..., Result], number: int, *arguments: Any) -> tuple[int, Result]:
-    return number, function(*arguments)
+def _run_on_dask(
+    function: Callable[..., Result], tasks: Iterable[Task], tick: Tick | None
+) -> Generator[Result, None, None]:
+    with contextlib.closing(dask_cluster.Tasks()) as cluster:
 
+        def watch() -> None:
+            cluster.watch()
+            if tick is not None:
+                tick()
 
-def run_once(
-    function: Callable[..., Result],
-    tasks: Iterable[tuple[Any, ...]],
-    *,
-    jobs: int,
-    backend: str,
-    tick: Callable[[], None] | None = None,
-    apart: bool = False,
-) -> Iterator[Result]:
-    """Call `function` with each tuple of arguments; yields what it returns, in the order of completion.
-
-    With one job everything runs right here, in order, and no process is started, unless the tasks are to be kept
-    `apart` from this process. `tick` is called twice a second meanwhile. An error in a task is raised here, and no
-    further task is begun. Raises `WorkerError` when a worker process died, `UsageError` for an unknown backend.
-    """
-    if jobs == 1 and is_local(backend) and not apart:
-        with _watched(tick, False):
-            for task in tasks:
-                yield function(*task)
-        return
-    from joblib import Parallel, delayed
-    from joblib.externals.loky.process_executor import BrokenProcessPool
-
-    if apart:
-        jobs = max(jobs, 2)  # of one job joblib makes no process
-    # Arguments are small (max_nbytes): nothing is to be passed through files. joblib makes a folder for them all the
-    # same, unless it is told in which, and a run that is killed would leave it.
-    settings: dict[str, Any] = {}
-    if backend == "loky":
-        settings = {"initializer": begin_worker, "initargs": (os.getpid(),), "temp_folder": gettempdir()}
-    if backend == "dask":
-        tick, function = _both(tick, dask_cluster.watch_for_workers()), dask_cluster.guarded(function)
-    _register(backend)
-    if backend == "loky":
-        _set_start_method()
-    try:
-        parallel = Parallel(
-            n_jobs=jobs,
-            backend=dask_cluster.backend() if backend == "dask" else backend,
-            return_as=_form(backend),
-            batch_size=1,
-            max_nbytes=None,
-            **settings,
+        results: Iterator[Result] = _results(
+            partial(cluster.submit, function), iter(tasks), {}, lambda: _TASKS_PER_JOB * cluster.threads, watch
         )
-    except ValueError as error:  # from joblib, which lists those it knows
-        raise UsageError(f"backend {backend!r}: {error}") from None
-    calls = (delayed(function)(*task) for task in tasks)
-    # This starts workers, which may be forks: no thread yet.
-    try:
-        results: Any = parallel(calls) if parallel.return_generator else _in_turns(parallel, calls, jobs)
-    except (BrokenProcessPool, BrokenPipeError) as error:  # while tasks were still being given out
-        raise _lost(error) from None  # the pipe is the one to joblib's bookkeeper, which can be killed as well
-    with _watched(tick, is_local(backend)):
         try:
             yield from results
-        except BrokenProcessPool as error:
-            raise _lost(error) from None
         except Exception as error:
             if (meaning := dask_cluster.meaning(error)) is None:
                 raise
             raise meaning from None
-        finally:
-            with contextlib.suppress(Exception):
-                results.close()
 
 
-def _lost(error: Exception) -> WorkerError:
-    stop_workers()
-    return WorkerError(f"a worker process died ({type(error).__name__})")
+def _results(
+    submit: Callable[..., Future[Result]],
+    tasks: Iterator[Task],
+    under_way: dict[int, Task],
+    ahead: Callable[[], int],
+    tick: Tick | None,
+) -> Iterator[Result]:
+    """The results of all `tasks`. As many as `ahead` returns are submitted at a time; those are `under_way`."""
+    futures: dict[Future[Result], int] = {}
+    numbers, ticked = iter(range(sys.maxsize)), time.monotonic()
+    while True:
+        for task in islice(tasks, max(0, ahead() - len(futures))):
+            number = next(numbers)
+            under_way[number] = task
+            futures[submit(*task)] = number
+        if not futures:
+            return
+        done, _ = wait(futures, _TICK_SECONDS, FIRST_COMPLETED)
+        for future in sorted(done, key=lambda one: one.exception() is not None):  # first what succeeded
+            result = future.result()
+            del under_way[futures.pop(future)]
+            yield result
+        if tick is not None and time.monotonic() - ticked >= _TICK_SECONDS:
+            ticked = time.monotonic()
+            tick()
 
 
-def _both(first: Callable[[], None] | None, second: Callable[[], None]) -> Callable[[], None]:
-    def call() -> None:
-        if first is not None:
-            first()
-        second()
+# --- processes of this machine -------------------------------------------------------------------
 
-    return call
+_owns_process = False
 
 
-def _form(backend: str) -> str:
-    """How joblib is to give results: one by one, where the backend can."""
+def prefer_fork() -> None:
+    """Let workers be forks of this process where that is safe: they start in 30 ms instead of 400.
+
+    For a command that owns its process. A library's caller may run threads at any time, and a fork inherits the locks
+    that they hold.
+    """
+    global _owns_process
+    _owns_process = True
+
+
+def can_fork() -> bool:
+    """Whether workers may be forks of this process as it is now."""
+    return _owns_process and sys.version_info >= _PYTHON_FOR_FORKS and _is_single_threaded()
+
+
+def _is_single_threaded() -> bool:
+    """Whether this process has no second thread, of Python or of a library (BLAS); False where that is not known."""
+    if threading.active_count() > 1:
+        return False
+    deadline = time.monotonic() + _THREAD_END_SECONDS
+    try:
+        while len(os.listdir("/proc/self/task")) > 1:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.001)  # the system may still see a thread that Python has joined
+    except OSError:
+        return False
+    return True
+
+
+def _workers(jobs: int) -> AbstractContextManager[Executor]:
+    """An executor with `jobs` processes of its own, which are gone when the block ends."""
+    start = _forks if can_fork() else loky.workers
+    return start(jobs, begin_worker, (os.getpid(),))
+
+
+@contextlib.contextmanager
+def _forks(jobs: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> Iterator[Executor]:
+    from concurrent.futures import ProcessPoolExecutor
+
+    context = multiprocessing.get_context("fork")
+    executor = ProcessPoolExecutor(jobs, mp_context=context, initializer=initializer, initargs=initargs)
+    try:
+        yield executor
+    finally:
+        kill_children()  # this process is our own, and so are all its children
+        executor.shutdown(wait=True)
+
+
+def kill_children() -> None:
+    """Kill all processes that this one has started with multiprocessing. For a command that owns its process."""
+    children = multiprocessing.active_children()
+    for child in children:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child.pid or 0, signal.SIGKILL)
+    deadline = time.monotonic() + _END_SECONDS
+    for child in children:
+        child.join(max(0.0, deadline - time.monotonic()))
+
+
+def begin_worker(parent: int) -> None:
+    """Make this new process a worker of `parent`: it ignores signals to the group, and ends when its parent does."""
+    gc.freeze()  # what a fork shares with its parent is not searched for garbage: that would copy it
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_PARENT_POLL_SECONDS)
+    os._exit(1)
+
+
+# --- other backends of joblib ------------------------------------------------------------------------
+
+
+def _run_with_joblib(
+    function: Callable[..., Result], tasks: Iterable[Task], jobs: int, backend: str, tick: Tick | None
+) -> Generator[Result, None, None]:
+    if backend == "multiprocessing":
+        raise UsageError("backend 'multiprocessing' waits forever for a worker that was killed; use 'loky'")
+    from joblib import Parallel, delayed
     from joblib.parallel import BACKENDS
 
-    can = backend not in BACKENDS or BACKENDS[backend].supports_return_generator
-    return "generator_unordered" if can or backend == "dask" else "list"
-
-
-def _in_turns(parallel: Any, calls: Iterator[Any], jobs: int) -> Iterator[Any]:
-    """The results of a backend that gives no single ones: some for every worker at a time."""
-    while some := list(islice(calls, _CALLS_PER_JOB * jobs)):
-        yield from parallel(some)
+    _register(backend)
+    yields = backend not in BACKENDS or BACKENDS[backend].supports_return_generator
+    try:
+        parallel = Parallel(
+            n_jobs=jobs,
+            backend=backend,
+            return_as="generator_unordered" if yields else "list",
+            batch_size=1,
+            max_nbytes=None,
+        )
+    except ValueError as error:  # lists the backends that joblib knows
+        raise UsageError(f"backend {backend!r}: {error}") from None
+    calls = (delayed(function)(*task) for task in tasks)
+    with _ticking(tick):
+        try:
+            if yields:
+                with contextlib.closing(parallel(calls)) as results:
+                    yield from results
+            else:
+                while some := list(islice(calls, _TASKS_PER_TURN * jobs)):
+                    yield from parallel(some)
+        except Exception as error:
+            if not _is_dead_ray_worker(error):
+                raise
+            raise WorkerError(f"a worker of the cluster died ({type(error).__name__})") from None
 
 
 def _register(backend: str) -> None:
@@ -187,135 +276,27 @@ def _register(backend: str) -> None:
         register()
 
 
-_own_process = False
-
-
-def prefer_fork() -> None:
-    """Let workers be forks of this process where that is safe: they start in 30 ms instead of 400.
-
-    For a command that owns its process and runs no other thread. A library's caller may run any number of them, and a
-    fork would inherit their locks.
-    """
-    global _own_process
-    _own_process = True
-
-
-def can_fork() -> bool:
-    """Whether workers may be forks of this process as it is now."""
-    return _own_process and sys.platform == "linux" and threading.active_count() == 1
-
-
-def _set_start_method() -> None:
-    if can_fork():
-        import joblib
-        from joblib.externals.loky.backend import context, resource_tracker
-
-        spawn = resource_tracker.spawnv_passfds
-        if joblib.__version__.startswith(_KNOWN_JOBLIB) and spawn.__module__ == resource_tracker.__name__:
-            resource_tracker.spawnv_passfds = partial(_start_bookkeeper, spawn)
-        warnings.filterwarnings("ignore", message=".*fork.*", category=UserWarning)
-        warnings.filterwarnings("ignore", message=".*fork.*", category=DeprecationWarning)
-        context.set_start_method("fork", force=True)
-
-
-def _start_bookkeeper(spawn: Callable[..., Any], path: str, words: list[str], handles: list[int]) -> Any:
-    """Start joblib's resource tracker as a fork: anew it would import all of joblib beside the workers' first shards.
-
-    Only the `handles`, standard error and the pipe from this process, stay open in it. `spawn` is joblib's own way.
-    """
-    from joblib.externals.loky.backend import resource_tracker
-
-    if not can_fork():
-        return spawn(path, words, handles)
-    if pid := os.fork():
-        return pid, None
-    try:
-        with contextlib.suppress(OSError):
-            Path("/proc/self/comm").write_text(_BOOKKEEPER)
-        kept = sorted({-1, *handles, 2**16})
-        for handle, following in pairwise(kept):
-            os.closerange(handle + 1, following)
-        resource_tracker.main(handles[-1])
-    finally:
-        os._exit(0)
-
-
-def stop_workers() -> None:
-    """End the worker processes at once, in whatever state they are."""
-    executor = _executor()
-    if executor is not None:
-        processes = list((executor._processes or {}).values())
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError, TypeError):
-                os.kill(process.pid, signal.SIGKILL)
-        for process in processes:  # joblib looks for children of those that are not gone
-            with contextlib.suppress(Exception):
-                process.join(_END_SECONDS)
-        with contextlib.suppress(Exception):
-            executor.shutdown(wait=True, kill_workers=True)
-
-
-def _executor() -> Any:
-    module = sys.modules.get("joblib.externals.loky.reusable_executor")
-    return None if module is None else module._executor
-
-
-def _processes(executor: Any) -> list[int]:
-    return [process.pid for process in list((executor._processes or {}).values())]
+def _is_dead_ray_worker(error: Exception) -> bool:
+    ray = sys.modules.get("ray.exceptions")
+    return ray is not None and isinstance(error, (ray.WorkerCrashedError, ray.RayActorError))
 
 
 @contextlib.contextmanager
-def _watched(tick: Callable[[], None] | None, processes: bool) -> Iterator[None]:
-    """Call `tick` twice a second until the block ends, and look after worker processes.
-
-    A worker that is stopped (SIGSTOP, a debugger that left) would be waited for for ever: it is killed instead.
-    """
-    processes = processes and os.path.isdir("/proc/self")
-    if tick is None and not processes:
+def _ticking(tick: Tick | None) -> Iterator[None]:
+    """Call `tick` twice a second, in a thread, until the block ends."""
+    if tick is None:
         yield
         return
     ended = threading.Event()
 
-    def watch() -> None:
-        seen: dict[int, int] = {}
-        while not ended.wait(TICK_SECONDS):
-            if tick is not None:
-                tick()
-            executor = _executor() if processes else None
-            stopped = [pid for pid in _processes(executor) if is_stopped(pid)] if executor else []
-            seen = {pid: seen.get(pid, 0) + 1 for pid in stopped}
-            for pid, ticks in seen.items():
-                if ticks >= STOPPED_TICKS:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+    def repeat() -> None:
+        while not ended.wait(_TICK_SECONDS):
+            tick()
 
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
+    ticker = threading.Thread(target=repeat, daemon=True)
+    ticker.start()
     try:
         yield
     finally:
         ended.set()
-        watcher.join()
-
-
-def is_stopped(pid: int) -> bool:
-    try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return text.rpartition(")")[2].split()[:1] == ["T"]
-
-
-def begin_worker(parent: int) -> None:
-    gc.freeze()  # what a fork has of its parent is not to be searched for garbage, and so copied: joblib asks for that
-    for number in (signal.SIGINT, signal.SIGHUP):  # a signal to the group is the parent's to handle
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-
-
-def _end_with(parent: int) -> None:
-    """End this worker soon after the process that started it: joblib leaves workers of a killed parent running."""
-    while os.getppid() == parent:
-        time.sleep(_PARENT_POLL_SECONDS)
-    os._exit(1)
+        ticker.join()

@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord.formats.manifest import Hash
-from npy2tfrecord.planning.planner import Plan
-from npy2tfrecord.sources.finder import Found, names_hash
+from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.sources.finder import FoundByFeature, names_hash
 
 
-def identity_of(found: dict[str | None, Found]) -> dict[str, Any]:
+def identity_of(found: FoundByFeature) -> dict[str, Any]:
     """What tells these files from others before any is opened."""
-    return {"files": sum(len(f.npy) + len(f.npz) for f in found.values()), "names": names_hash(found)}
+    return {"files": sum(map(len, found.values())), "names": names_hash(found)}
 
 
 def data_hash(planned: Plan) -> str:

@@ -13,7 +13,8 @@ from npy2tfrecord.errors import InputError, UnstableError
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member, MemberStream
 from npy2tfrecord.sources.cast import Cast, overflow
-from npy2tfrecord.sources.table import stamp, unreadable
+from npy2tfrecord.sources.table import unreadable
+from npy2tfrecord.storage.local import stamp
 
 BLOCK_BYTES = 16 * 2**20  # of a Fortran-ordered array that are turned at once
 _ROWS_AT_ONCE = 512  # buffers of one call; systems take 1,024

@@ -24,7 +24,14 @@ class Cast:
 
     @classmethod
     def of(cls, from_name: str, to_name: str | None, feature: str) -> Cast:
-        """Raises `UsageError` for a cast that would drop more than precision."""
+        """Raises `UsageError` for a cast that would drop more than precision. Dates and time spans are int64 here."""
+        if from_name.startswith(("datetime64", "timedelta64")):
+            if to_name:
+                raise UsageError(
+                    f"feature {feature!r} is {from_name}, which is stored as int64 with its unit and never cast:"
+                    f" name the features that dtype {to_name} is for, NAME:{to_name}"
+                )
+            from_name = "int64"
         if to_name and _kind(dtype_from_name(from_name)) == "c" and _kind(dtype_from_name(to_name)) != "c":
             raise UsageError(f"feature {feature!r} is {from_name}: a cast to {to_name} would drop the imaginary part")
         return cls(from_name, to_name or from_name)

@@ -1,4 +1,4 @@
-"""Reading the headers of `.npy` files, in parallel, while more files are still being found."""
+"""Reading the headers of `.npy` files, by tasks that may run in parallel, while more files are still being found."""
 
 from __future__ import annotations
 
@@ -6,122 +6,133 @@ import contextlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import chain, islice
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError
-from npy2tfrecord.formats.npy import FIRST_READ_BYTES, Header, check_size, header_size, parse_header
-from npy2tfrecord.jobs import forks, pool
-from npy2tfrecord.options import Options
-from npy2tfrecord.sources.finder import FileSet, Found
-from npy2tfrecord.sources.table import unreadable
+from npy2tfrecord.formats.npy import (
+    FIRST_READ_BYTES,
+    Header,
+    check_size,
+    dtype_from_name,
+    header_size,
+    parse_header,
+)
+from npy2tfrecord.options import LOCAL_BACKENDS, Options
+from npy2tfrecord.sources.finder import Batch, FoundByFeature, collect
+from npy2tfrecord.sources.table import FileSet, unreadable
+from npy2tfrecord.storage.local import stamp
 
 _FILES_PER_TASK = 1024
 _FILES_PER_FAR_TASK = 4096  # of a cluster, to which handing out a task costs 2 or 3 ms
-_TASKS_FOR_FORKS = 3  # below, forking takes longer than reading the headers
-_TASKS_FOR_PROCESSES = 30  # the same for processes that start anew
-
-Tell = Callable[[int, int], None]
-"""Told how many files are found, and how many of their headers are read."""
 
 
-class Part(NamedTuple):
-    """The headers of some files that follow each other."""
+class FileHeaders(NamedTuple):
+    """The headers of some files of one feature, from number `start` on."""
 
-    name: str | None  # of the feature
+    feature: str | None
     start: int
     raws: list[bytes]  # distinct headers
-    ids: np.ndarray  # of each file, which of them, or -1; int32
+    ids: np.ndarray  # of each file, its number in `raws`, or -1; int32
     stamps: np.ndarray  # int64
     failed: list[tuple[int, InputError]]
 
 
+Task = tuple[str | None, int, list[tuple[bytes, int]], list[bytes]]
+"""The arguments of `read_headers`."""
+
+Run = Callable[[Callable[..., FileHeaders], Iterator[Task], Callable[[], None]], Iterator[FileHeaders]]
+"""A way to run tasks: it calls the function with each tuple of arguments and gives the results in any order.
+
+It takes one task after the other from the iterator, as more files are found. The last argument is to be called now and
+then meanwhile, and reports progress.
+"""
+
+Report = Callable[[int, int], None]
+"""Called with the number of files that are found, and of those whose headers are read."""
+
+
+def run_here(
+    function: Callable[..., FileHeaders], tasks: Iterator[Task], tick: Callable[[], None]
+) -> Iterator[FileHeaders]:
+    """The simplest way to run tasks: in this process, one after the other."""
+    for task in tasks:
+        yield function(*task)
+
+
+def read_all(
+    batches: Iterable[Batch], options: Options, run: Run, report: Report | None
+) -> tuple[FoundByFeature, dict[str | None, list[FileHeaders]]]:
+    """All files of the batches, and the headers of the `.npy` files of each feature, in any order."""
+    found: FoundByFeature = {}
+    headers: dict[str | None, list[FileHeaders]] = {}
+    scanned = 0
+
+    def tick() -> None:
+        if report is not None:
+            report(sum(map(len, found.values())), scanned)
+
+    tasks = _tasks(batches, found, _FILES_PER_TASK if options.backend in LOCAL_BACKENDS else _FILES_PER_FAR_TASK)
+    for some in run(read_headers, tasks, tick):
+        headers.setdefault(some.feature, []).append(some)
+        scanned += len(some.ids)
+        tick()
+    return found, headers
+
+
+def _tasks(batches: Iterable[Batch], found: FoundByFeature, size: int) -> Iterator[Task]:
+    """Tasks of `size` files of one feature each, the last ones smaller; what the batches hold is added to `found`."""
+    cursors: dict[str | None, _Cursor] = {}
+    for batch in batches:
+        collect([batch], found)
+        if batch.feature not in cursors:
+            cursors[batch.feature] = _Cursor(batch.feature, found[batch.feature].npy, size)
+        yield from cursors[batch.feature].tasks(size)
+    for cursor in cursors.values():
+        yield from cursor.tasks(1)
+
+
 @dataclass
 class _Cursor:
-    """How far the files of a feature are given out."""
+    """How many files of a feature are given out."""
 
-    name: str | None
+    feature: str | None
     files: FileSet
     size: int  # files of a task
     start: int = 0
     directory: int = 0
     taken: int = 0  # files of that directory
 
-    def tasks(self, *, is_all: bool) -> Iterator[tuple[str | None, int, list[tuple[bytes, int]], list[bytes]]]:
-        """Batches of what is found and not given out; a last, smaller one only if that `is_all`."""
+    def tasks(self, least: int) -> Iterator[Task]:
+        """Tasks for the files that are found and not given out, as long as these are `least` or more."""
         files = self.files
-        while len(files) - self.start >= (1 if is_all else self.size):
+        while len(files) - self.start >= least:
             stop = min(self.start + self.size, len(files))
-            needed, dirs = stop - self.start, []
+            needed, directories = stop - self.start, []
             while needed:
                 length = files.dir_lengths[self.directory]
                 count = min(needed, length - self.taken)
-                dirs.append((files.dirs[self.directory], count))
+                directories.append((files.dirs[self.directory], count))
                 needed -= count
                 self.taken += count
                 if self.taken == length:
                     self.directory, self.taken = self.directory + 1, 0
-            yield self.name, self.start, dirs, files.names[self.start : stop]
+            yield self.feature, self.start, directories, files.names[self.start : stop]
             self.start = stop
-
-
-def read_all(
-    found: dict[str | None, Found], options: Options, steps: Iterable[None], tell: Tell | None
-) -> dict[str | None, list[Part]]:
-    """The headers of all `.npy` files of every feature, in no order; `steps` finds them, a directory at a time."""
-    parts: dict[str | None, list[Part]] = {}
-    scanned = 0
-
-    def tick() -> None:
-        if tell is not None:
-            tell(sum(len(each.npy) + len(each.npz) for each in found.values()), scanned)
-
-    for part in _read(found, options, steps, tick):
-        parts.setdefault(part.name, []).append(part)
-        scanned += len(part.ids)
-        tick()
-    return parts
-
-
-def _read(
-    found: dict[str | None, Found], options: Options, steps: Iterable[None], tick: Callable[[], None]
-) -> Iterator[Part]:
-    jobs, backend = pool.effective_jobs(options.jobs), options.backend
-    is_local, can_fork = pool.is_local(backend), pool.can_fork()
-    if not can_fork:  # joblib takes tasks in a thread of its own: nothing is to be found there
-        for _ in steps:
-            pass
-    tasks = _tasks(found, steps, _FILES_PER_TASK if is_local else _FILES_PER_FAR_TASK)
-    few = _TASKS_FOR_FORKS if can_fork else _TASKS_FOR_PROCESSES
-    first = list(islice(tasks, few))
-    if is_local and (jobs == 1 or len(first) < few):
-        for task in chain(first, tasks):
-            yield _read_headers(*task)
-    elif is_local and can_fork:
-        yield from forks.run(_read_headers, chain(first, tasks), jobs=jobs, tick=tick)
-    else:
-        yield from pool.run(_read_headers, chain(first, tasks), jobs=jobs, backend=backend)
-
-
-def _tasks(
-    found: dict[str | None, Found], steps: Iterable[None], size: int
-) -> Iterator[tuple[str | None, int, list[tuple[bytes, int]], list[bytes]]]:
-    cursors: dict[str | None, _Cursor] = {}
-    for is_all in chain((False for _ in steps), (True,)):
-        for name, each in found.items():
-            cursor = cursors.setdefault(name, _Cursor(name, each.npy, size))
-            yield from cursor.tasks(is_all=is_all)
 
 
 _known_header = lru_cache(maxsize=4096)(parse_header)
 
 
-def _read_headers(name: str | None, start: int, dirs: list[tuple[bytes, int]], names: list[bytes]) -> Part:
+def read_headers(
+    feature: str | None, start: int, directories: list[tuple[bytes, int]], names: list[bytes]
+) -> FileHeaders:
+    """The headers of the files `names`: so many in the first directory, so many in the next, and so on."""
     opening, flags, reading, closing, fstat = (
         syscalls.open,
         syscalls.READ_FLAGS,
@@ -129,13 +140,13 @@ def _read_headers(name: str | None, start: int, dirs: list[tuple[bytes, int]], n
         syscalls.close,
         syscalls.fstat,
     )
-    known: dict[bytes, tuple[int, int]] = {}  # header: its number, the size of its file
+    known: dict[bytes, tuple[int, int]] = {}  # by a header: its number, the size of its file
     header_of: dict[bytes, tuple[int, int]] = {}  # the same by the first bytes of a file
     ids = [-1] * len(names)
     stamps = [0] * len(names)
     failed: list[tuple[int, InputError]] = []
     rest = iter(names)
-    paths = (directory + each for directory, count in dirs for each in islice(rest, count))
+    paths = (directory + each for directory, count in directories for each in islice(rest, count))
     for i, path in enumerate(paths):
         try:
             handle = opening(path, flags)
@@ -151,12 +162,14 @@ def _read_headers(name: str | None, start: int, dirs: list[tuple[bytes, int]], n
             finally:
                 closing(handle)
             ids[i] = match[0]
-            stamps[i] = hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+            stamps[i] = stamp(status)
         except InputError as error:
             failed.append((i, error))
         except OSError as error:
             failed.append((i, special(path) or unreadable(path, error)))
-    return Part(name, start, list(known), np.array(ids, dtype=np.int32), np.array(stamps, dtype=np.int64), failed)
+    return FileHeaders(
+        feature, start, list(known), np.array(ids, dtype=np.int32), np.array(stamps, dtype=np.int64), failed
+    )
 
 
 def read_header(handle: int, begin: bytes, status: os.stat_result, path: bytes) -> Header:
@@ -172,13 +185,13 @@ def read_header(handle: int, begin: bytes, status: os.stat_result, path: bytes) 
     try:
         header = _known_header(raw)
     except InputError:
-        header = parse_header(raw, path)  # for an error that says where
+        header = parse_header(raw, path)  # for an error that names the file
     check_size(header, status.st_size, path)
     return header
 
 
 def special(path: bytes) -> InputError | None:
-    """The error for a pipe, socket or the like: reading it fails in ways that don't say what it is."""
+    """The error for a pipe, a socket or the like, whose reading fails with an error that does not name its kind."""
     with contextlib.suppress(OSError):
         mode = os.stat(path).st_mode
         if not stat.S_ISREG(mode):
@@ -197,3 +210,28 @@ def _kind_of(mode: int) -> str:
         if test(mode):
             return kind
     return "a special file"
+
+
+# --- void arrays: np.save makes them of the dtypes of ml_dtypes ---------------------------------
+
+
+def with_void_dtype(header: Header, options: Options) -> Header:
+    """The header with the dtype that `options.void_dtype` gives to void arrays, where it fits."""
+    if header.dtype.kind != "V" or options.void_dtype is None:
+        return header
+    dtype = dtype_from_name(options.void_dtype)
+    return replace(header, dtype=dtype) if dtype.itemsize == header.dtype.itemsize else header
+
+
+def is_void(header: Header) -> bool:
+    """Whether nothing is known of the values but their size."""
+    return type(header.dtype) is np.dtypes.VoidDType
+
+
+def void_error(where: bytes, header: Header, options: Options) -> InputError:
+    """The error for a void array whose dtype nobody gave."""
+    found = f"an array of void (raw bytes), dtype '{header.dtype.str}'"
+    if options.void_dtype:
+        return InputError(where, found, f"items of the size of {options.void_dtype}")
+    expected = "numbers; if these are bfloat16 or float8 (np.save drops their names), say --void-dtype"
+    return InputError(where, found, expected)

@@ -1,4 +1,4 @@
-"""Scanning: what arrays there are, by their headers alone."""
+"""Scanning: the tables of all sources, from their headers alone."""
 
 from __future__ import annotations
 
@@ -6,88 +6,47 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 
 from npy2tfrecord.errors import InputError, UsageError, display
-from npy2tfrecord.formats import npz
-from npy2tfrecord.formats.example import KEY
-from npy2tfrecord.formats.manifest import FEATURE_PATTERN, FeatureInfo
-from npy2tfrecord.formats.npy import Header, dtype_from_name, parse_header
-from npy2tfrecord.formats.tfrecord import MAX_DATA_BYTES
-from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import DEFAULT_FEATURE, Options, Sources, anchored, check_feature_name, parse_sources
-from npy2tfrecord.sources.finder import Found, search
-from npy2tfrecord.sources.headers import Part, Tell, read_all, special
-from npy2tfrecord.sources.table import SourceTable, stamp, unreadable
-
-
-@dataclass
-class Scan:
-    """What was found: a table for each feature, and what is wrong with the rest."""
-
-    tables: tuple[SourceTable, ...]
-    problems: list[InputError] = field(default_factory=list)
+from npy2tfrecord.formats.npy import Header, parse_header
+from npy2tfrecord.options import DEFAULT_FEATURE, Options, check_feature_name
+from npy2tfrecord.sources.finder import Batch, Found, FoundByFeature
+from npy2tfrecord.sources.headers import (
+    FileHeaders,
+    Report,
+    Run,
+    is_void,
+    read_all,
+    run_here,
+    void_error,
+    with_void_dtype,
+)
+from npy2tfrecord.sources.npz_tables import npz_tables
+from npy2tfrecord.sources.table import SourceTable
 
 
 @dataclass(frozen=True)
-class ScanReport:
-    """What `scan` tells: each feature with the number of its sources, the files there are, what is wrong."""
+class Scan:
+    """What there is: a table for each feature, the problems of all other files, and the names of all files."""
 
-    features: tuple[FeatureInfo, ...]
-    counts: tuple[int, ...]
-    files: int
-    problems: tuple[InputError, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The same as JSON."""
-        return {
-            "files": self.files,
-            "features": {
-                info.name: {"sources": count, **info.to_json()}
-                for info, count in zip(self.features, self.counts, strict=True)
-            },
-            "skipped": [{"source": display(p.where), "reason": p.problem} for p in self.problems],
-        }
+    tables: tuple[SourceTable, ...]
+    problems: list[InputError] = field(default_factory=list)
+    found: FoundByFeature = field(default_factory=dict)
 
 
-def scan(sources: Sources, **options: Any) -> ScanReport:
-    """Find every source and read its header, and nothing more; what `npy2tfrecord scan` shows.
-
-    Takes the sources and options of `npy2tfrecord.convert`, and raises the same errors.
-    """
-    chosen = Options(**options)
-    parsed = anchored(parse_sources(sources), chosen.backend)
-    jobs = pool.effective_jobs(chosen.jobs)
-    with dask_cluster.connected(chosen.backend, chosen.scheduler, jobs, [path for _, path in parsed]):
-        found, steps = search(parsed, chosen)
-        scanned = read_headers(found, chosen, steps)
-    infos = []
-    for table in scanned.tables:
-        counts = np.bincount(table.header_ids, minlength=len(table.headers))
-        infos.append(table.sum_up(counts, 0, table.headers[0].dtype))
-    return ScanReport(
-        tuple(infos),
-        tuple(len(table) for table in scanned.tables),
-        sum(len(each.npy) + len(each.npz) for each in found.values()),
-        tuple(scanned.problems),
-    )
-
-
-def read_headers(
-    found: dict[str | None, Found], options: Options, steps: Iterable[None] = (), tell: Tell | None = None
-) -> Scan:
-    """Read the header of every file that was found, and of those that `steps` still finds.
+def scan_files(batches: Iterable[Batch], options: Options, run: Run = run_here, report: Report | None = None) -> Scan:
+    """Read the header of every file of the batches, by tasks that `run` runs.
 
     Raises `InputError` for the first bad source unless `options.on_error` is "skip", and whenever
     the arrays of a feature differ in dtype or rank; `UsageError` when there are none.
     """
-    parts = read_all(found, options, steps, tell)
+    found, headers = read_all(batches, options, run, report)
     problems = [problem for each in found.values() for problem in each.problems]
     tables: dict[str, SourceTable] = {}
     for name, each in found.items():
-        for table in _scan_files(name, each, parts.get(name, []), options, problems):
+        for table in _tables(name, each, headers.get(name, []), options, problems):
             if table.feature in tables:
                 raise UsageError(
                     f"feature {table.feature!r} comes from both {display(tables[table.feature].path(0))} and"
@@ -102,7 +61,7 @@ def read_headers(
     for table in tables.values():
         check_feature_name(table.feature)
         _check_agreement(table, options)
-    return Scan(tuple(tables.values()), problems)
+    return Scan(tuple(tables.values()), problems, found)
 
 
 def _first_of(problems: list[InputError]) -> InputError:
@@ -121,11 +80,11 @@ def _nothing_found(found: dict[str | None, Found], problems: list[InputError]) -
     return "no .npy or .npz file found in the sources that fits the options"
 
 
-def _scan_files(
-    name: str | None, found: Found, parts: list[Part], options: Options, problems: list[InputError]
+def _tables(
+    name: str | None, found: Found, headers: list[FileHeaders], options: Options, problems: list[InputError]
 ) -> Iterator[SourceTable]:
     if len(found.npy):
-        table = _scan_npy(name or DEFAULT_FEATURE, found, parts, options, problems)
+        table = _npy_table(name or DEFAULT_FEATURE, found, headers, options, problems)
         if options.group_by_suffix:
             yield from _group_by_suffix(table, problems)
         else:
@@ -137,8 +96,8 @@ def _scan_files(
 # --- .npy files --------------------------------------------------------------------------------
 
 
-def _scan_npy(
-    feature: str, found: Found, parts: list[Part], options: Options, problems: list[InputError]
+def _npy_table(
+    feature: str, found: Found, parts: list[FileHeaders], options: Options, problems: list[InputError]
 ) -> SourceTable:
     files = found.npy
     dir_ids = files.dir_ids
@@ -154,14 +113,14 @@ def _scan_npy(
         for local, raw in enumerate(raws):
             if raw not in known:
                 known[raw] = len(headers)
-                headers.append(_as_void(parse_header(raw), options))
+                headers.append(with_void_dtype(parse_header(raw), options))
             renumbered[local] = known[raw]
         header_ids[start : start + len(ids)] = renumbered[ids]
         stamps[start : start + len(ids)] = stamped
         bad.update({start + i: error for i, error in failed})
-    for i in np.flatnonzero(np.append(_unusable(headers), False)[header_ids]).tolist():  # -1, no header, is the last
-        where = files.dirs[dir_ids[i]] + files.names[i]
-        bad[i] = InputError(where, *_void_problem(headers[header_ids[i]], options))
+    unusable = np.array([*map(is_void, headers), False])  # the last is for -1: no header
+    for i in np.flatnonzero(unusable[header_ids]).tolist():
+        bad[i] = void_error(files.dirs[dir_ids[i]] + files.names[i], headers[header_ids[i]], options)
     problems.extend(bad[i] for i in sorted(bad))
     table = SourceTable(
         feature=feature,
@@ -179,32 +138,11 @@ def _scan_npy(
     return table.with_sorted_headers()
 
 
-# --- void arrays: what np.save makes of the dtypes of ml_dtypes ---------------------------------
-
-
-def _as_void(header: Header, options: Options) -> Header:
-    if header.dtype.kind != "V" or options.void_dtype is None:
-        return header
-    dtype = dtype_from_name(options.void_dtype)
-    return replace(header, dtype=dtype) if dtype.itemsize == header.dtype.itemsize else header
-
-
-def _unusable(headers: list[Header]) -> np.ndarray:
-    return np.array([type(header.dtype) is np.dtypes.VoidDType for header in headers], dtype=bool)
-
-
-def _void_problem(header: Header, options: Options) -> tuple[str, str]:
-    found = f"an array of void (raw bytes), dtype '{header.dtype.str}'"
-    if options.void_dtype:
-        return found, f"items of the size of {options.void_dtype}"
-    return found, "numbers; if these are bfloat16 or float8 (np.save drops their names), say --void-dtype"
-
-
 # --- grouping and agreement ---------------------------------------------------------------------
 
 
 def _group_by_suffix(table: SourceTable, problems: list[InputError]) -> Iterator[SourceTable]:
-    """Tables by what stands between the last two dots of the files' names."""
+    """A table for each word between the last two dots of the files' names."""
     groups: dict[str, list[int]] = {}
     for source, file in enumerate(table.file_ids.tolist()):
         _, dot, feature = table.files.names[file][: -len(b".npy")].rpartition(b".")
@@ -218,7 +156,7 @@ def _group_by_suffix(table: SourceTable, problems: list[InputError]) -> Iterator
         groups.setdefault(os.fsdecode(feature), []).append(source)
     for feature_name, sources in sorted(groups.items()):
         grouped = table.take(np.array(sources, dtype=np.int64))
-        grouped.feature, grouped.suffix = feature_name, f".{feature_name}.npy".encode()
+        grouped = replace(grouped, feature=feature_name, suffix=f".{feature_name}.npy".encode())
         yield grouped.with_sorted_headers()
 
 
@@ -246,53 +184,3 @@ def _check_agreement(table: SourceTable, options: Options) -> None:
     ((_, rank),) = groups
     if options.rows and rank == 0:
         raise InputError(table.where(0), "an array of rank 0, which has no rows", "a rank of 1 or more with --rows")
-
-
-# --- .npz files ---------------------------------------------------------------------------------
-
-
-def npz_tables(name: str | None, found: Found, options: Options, problems: list[InputError]) -> Iterator[SourceTable]:
-    """A table for each member name of the `.npz` files, or for the one that `name` stands for."""
-    files, dir_ids = found.npz, found.npz.dir_ids
-    columns: dict[str, list[tuple[int, Header, int, npz.Member]]] = {}
-    for file in range(len(files)):
-        path = files.dirs[dir_ids[file]] + files.names[file]
-        try:
-            members, status = npz.list_members(path, name)
-            rows_of_file = []
-            for feature, member, header in members:
-                if not FEATURE_PATTERN.fullmatch(feature) or feature == KEY:
-                    raise InputError(
-                        path,
-                        f"a member named {feature!r}",
-                        f"names of letters, digits, '_', '.' and '-' other than {KEY!r}, which can be features' names",
-                    )
-                header = _as_void(header, options)
-                if _unusable([header])[0]:
-                    where = path + b"[" + os.fsencode(member.name) + b"]"
-                    raise InputError(where, *_void_problem(header, options))
-                # Read here and there, which a CRC of the whole cannot check; or too large for a record, if it is true.
-                if options.rows or not header.is_c_order or member.size > MAX_DATA_BYTES:
-                    npz.check_whole(path, member, path + b"[" + os.fsencode(member.name) + b"]")
-                rows_of_file.append((feature, (file, header, stamp(status), member)))
-            for feature, row in rows_of_file:  # all of an archive, or nothing
-                columns.setdefault(feature, []).append(row)
-        except InputError as error:
-            problems.append(error)
-        except OSError as error:
-            problems.append(special(path) or unreadable(path, error))
-    for feature, rows in columns.items():
-        numbers: dict[Header, int] = {}
-        header_ids = [numbers.setdefault(header, len(numbers)) for _, header, _, _ in rows]
-        yield SourceTable(
-            feature=feature,
-            files=files,
-            file_ids=np.array([row[0] for row in rows], dtype=np.int64),
-            dir_ids=dir_ids,
-            header_ids=np.array(header_ids, dtype=np.int32),
-            headers=list(numbers),
-            stamps=np.array([row[2] for row in rows], dtype=np.int64),
-            suffix=b".npz",
-            members=[row[3] for row in rows],
-            single_file=found.single_file,
-        )

@@ -1,26 +1,51 @@
-"""The sources of a feature, in columns."""
+"""Files and sources in columns, and the stamp by which a file is recognised."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from npy2tfrecord.errors import InputError, UnstableError
-from npy2tfrecord.formats.feature_summary import feature_info
-from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member
-from npy2tfrecord.sources.finder import FileSet
 
 
 @dataclass
-class SourceTable:
-    """The sources of one feature, in columns: nothing here is an object a source but its name.
+class FileSet:
+    """Files in columns: about 60 bytes each, whatever the depth of their directory.
 
-    Source i is the array in file `file_ids[i]`, or in member `members[i]` of it; it looks like
-    `headers[header_ids[i]]`; `stamps[i]` tells whether the file is still the one that was scanned.
+    `names[i]` is in directory `dirs[dir_ids[i]]`; its key starts with `dir_keys[dir_ids[i]]`. Both
+    end with a slash unless they are empty.
+    """
+
+    dirs: list[bytes] = field(default_factory=list)
+    dir_keys: list[bytes] = field(default_factory=list)
+    names: list[bytes] = field(default_factory=list)
+    dir_lengths: list[int] = field(default_factory=list)  # files found in each
+
+    def add(self, directory: bytes, key: bytes, names: list[bytes]) -> None:
+        if names:
+            self.dir_lengths.append(len(names))
+            self.dirs.append(directory)
+            self.dir_keys.append(key)
+            self.names.extend(names)
+
+    @property
+    def dir_ids(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.dirs), dtype=np.int32), self.dir_lengths)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SourceTable:
+    """The sources of one feature, in columns: a source has no object of its own but its name.
+
+    Source i is the array in file `file_ids[i]`, or in member `members[i]` of that file. Its header is
+    `headers[header_ids[i]]`. `stamps[i]` is the stamp of its file when it was scanned.
     """
 
     feature: str
@@ -30,7 +55,7 @@ class SourceTable:
     header_ids: np.ndarray  # int32
     headers: list[Header]
     stamps: np.ndarray  # int64
-    suffix: bytes  # what the file's name ends with after the key
+    suffix: bytes  # the end of a file's name, behind the key
     members: list[Member] | None = None
     single_file: bool = False
 
@@ -44,7 +69,7 @@ class SourceTable:
     def where(self, source: int) -> bytes:
         """The path, and the member inside it, for a message."""
         path = self.path(source)
-        return path + b"[" + os.fsencode(self.members[source].name) + b"]" if self.members else path
+        return in_archive(path, self.members[source]) if self.members else path
 
     def key(self, source: int) -> bytes:
         file = int(self.file_ids[source])
@@ -58,7 +83,7 @@ class SourceTable:
         return [dir_keys[d] + names[f][:cut] for d, f in zip(directories, self.file_ids.tolist(), strict=True)]
 
     def keys_of_files(self, paths: set[bytes]) -> set[bytes]:
-        """The keys of those files, whether they turned out to be sources or not."""
+        """The keys of these files, also of those that turned out to be no sources."""
         cut, files = -len(self.suffix), self.files
         return {
             files.dir_keys[d] + name[:cut]
@@ -66,19 +91,8 @@ class SourceTable:
             if name.endswith(self.suffix) and files.dirs[d] + name in paths
         }
 
-    def sum_up(self, counts: np.ndarray, first_axis: int, dtype: np.dtype) -> FeatureInfo:
-        """Sum up the feature: `counts[i]` values look like header i, of which the axes from `first_axis` on count."""
-        by_shape: dict[tuple[int, ...], int] = {}
-        for header, count in zip(self.headers, counts.tolist(), strict=True):
-            if count:
-                shape = header.shape[first_axis:]
-                by_shape[shape] = by_shape.get(shape, 0) + count
-        shapes = sorted(by_shape)
-        numbers = np.array([by_shape[shape] for shape in shapes], dtype=np.int64)
-        return feature_info(self.feature, dtype.name, dtype.itemsize, shapes, numbers)
-
     def take(self, sources: np.ndarray) -> SourceTable:
-        """The same table with these sources only."""
+        """The table of these sources only."""
         return replace(
             self,
             file_ids=self.file_ids[sources],
@@ -88,7 +102,7 @@ class SourceTable:
         )
 
     def with_sorted_headers(self) -> SourceTable:
-        """The headers in use, numbered in the order of their first source: scanning tasks end in any order."""
+        """The table with the headers in use only, numbered by their first source: tasks of a scan end in any order."""
         used, first = np.unique(self.header_ids, return_index=True)
         order = used[np.argsort(first)]
         renumbered = np.zeros(len(self.headers), dtype=np.int32)
@@ -97,12 +111,13 @@ class SourceTable:
         return replace(self, header_ids=renumbered[self.header_ids], headers=headers)
 
 
-def stamp(status: os.stat_result) -> int:
-    """A number that differs when a file was changed or replaced."""
-    return hash((status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino))
+def in_archive(path: bytes, member: Member) -> bytes:
+    """A member and its archive, for a message."""
+    return path + b"[" + os.fsencode(member.name) + b"]"
 
 
 def unreadable(path: bytes, error: OSError) -> InputError:
+    """The error for a file that was there and cannot be read now."""
     if isinstance(error, FileNotFoundError):
         found = "the file is gone (or a link that leads nowhere)"
         return UnstableError(path, found, "a file that stays while it is read")

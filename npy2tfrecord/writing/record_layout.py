@@ -12,7 +12,7 @@ import numpy as np
 
 from npy2tfrecord.formats.example import Layout, label_entry
 from npy2tfrecord.formats.tfrecord import head
-from npy2tfrecord.planning.planner import ShardSpec
+from npy2tfrecord.planning.plan import ShardSpec
 
 _MOST_COMMON = 16  # forms at most that are filled in by columns: those with this part of a shard's records or more
 

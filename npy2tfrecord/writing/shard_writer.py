@@ -20,7 +20,7 @@ from npy2tfrecord.errors import InputError, OutputError, display
 from npy2tfrecord.formats.manifest import ShardInfo, Skipped
 from npy2tfrecord.formats.shard import content_of, encode_index, encode_keys
 from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, feet, foot
-from npy2tfrecord.planning.planner import Column, ShardSpec
+from npy2tfrecord.planning.plan import Column, ShardSpec
 from npy2tfrecord.sources.array_reader import ArrayReader
 from npy2tfrecord.sources.table import unreadable
 from npy2tfrecord.storage.in_flight import Batch, InFlight

@@ -14,17 +14,8 @@ import numpy as np
 
 from npy2tfrecord.formats.npy import EXTENSION_NAMES
 
-MAX_CHANNELS = 64
 _BLOCK_VALUES = 1 << 17  # as float64, 1 MiB: what a block costs by itself is little, and a processor has it in a cache
 _DIGITS = 12  # of mean and deviation; beyond, summation in another order by another processor may differ
-
-
-def channels_of(shape: tuple[int | None, ...], dtype: str) -> int:
-    """How many channels a feature's statistics have: the last axis, if it does not vary and is short. 0: none."""
-    if dtype.startswith("complex"):
-        return 0
-    last = shape[-1] if shape else None
-    return last if last is not None and 0 < last <= MAX_CHANNELS else 1
 
 
 class Moments:

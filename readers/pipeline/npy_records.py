@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from npy2tfrecord.formats.npy import Header
-from npy2tfrecord.planning.joiner import Examples
+from npy2tfrecord.planning.examples import Examples
 from readers.pipeline.decoding import SHAPE, Decoder
 from readers.splits import Part
 

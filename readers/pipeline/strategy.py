@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import enum
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.syscalls import usable_cores
 from readers.options import AUTOTUNE, ReadOptions
 from readers.splits import LEAST_LANES
 
@@ -96,7 +96,7 @@ def choose(
     padded = max(sum(map(largest_bytes, features)), example_bytes, 1)
     large = padded >= LARGE_BYTES
     batch = options.batch_size if isinstance(options.batch_size, int) else 1
-    cpus = _cpus()
+    cpus = usable_cores()
     parallel = options.num_parallel_calls if options.num_parallel_calls != AUTOTUNE else min(2 * cpus, MAX_LANES)
     most = min(SHUFFLE_EXAMPLES, max(SHUFFLE_LEAST, SHUFFLE_SHARDS * examples // max(parts, 1)))
     shuffle = options.shuffle_examples(example_bytes, SHUFFLE_BYTES, most)
@@ -132,7 +132,3 @@ def choose(
     seekable = files or (example_bytes >= UNBUFFERED_BYTES and not compressed)
     pieces = lanes if seekable else min(lanes, LEAST_LANES)
     return Strategy(kind, methods, lanes, block, parallel, shuffle, prefetch, tune, seekable, pieces, decode_blocks)
-
-
-def _cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -23,7 +23,7 @@ from pathlib import Path
 from calls import fail_at_calls, kill_at_calls
 from disks import fill_disks
 from jobs import Chance, Job, Told, fail
-from kills import kill_chain, kill_group, kill_parent, kill_worker, stop_worker
+from kills import kill_chain, kill_group, kill_parent, kill_worker
 from points import signals_at_points
 from races import change_sources, race, race_without_locks
 from signalled import signals
@@ -115,7 +115,6 @@ RUNS: dict[str, tuple[Callable[[Path, int, Chance, float], Told], int, str]] = {
     "kill-parent": (repeated(kill_parent), 500, "the same for the parent alone"),
     "kill-chain": (repeated(kill_chain), 100, "two to six kills in a row, each during the resume after the last"),
     "kill-worker": (repeated(kill_worker), 200, "SIGKILL, SIGSEGV or SIGABRT for a child: the run must end well"),
-    "stop-worker": (repeated(stop_worker), 20, "SIGSTOP for a worker: the same"),
     "signals": (repeated(signals), 600, "SIGINT, SIGTERM or SIGHUP, to the parent or the group, some twice"),
     "signals-at-points": (
         signals_at_points,

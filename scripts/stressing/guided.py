@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "tests" / "support"
 
 from arrays import DTYPES, FORMS, npy_bytes, values_of  # type: ignore[import-not-found]
 from fuzzing import take_npz  # type: ignore[import-not-found]
-from test_malformed import WORDS, check_against_numpy, refitted  # type: ignore[import-not-found]
+from npy_mutations import WORDS, check_against_numpy, refitted  # type: ignore[import-not-found]
 
 
 def put_seeds(kind: str, directory: Path) -> None:

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-import joblib.externals.loky.process_executor  # noqa: F401  imported here once, not in every fork
 import numpy as np
 from processes import is_alive
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from jobs import Chance, Job, fail, tree, wait_until_gone
-from processes import children, command_of, is_alive
+from processes import children, is_alive
 
 
 def kill_once(job: Job, out: Path, chance: Chance, group: bool) -> str:
@@ -52,16 +52,14 @@ def kill_chain(job: Job, chance: Chance) -> str:
     return f"{kills} kills"
 
 
-def _hit_worker(job: Job, chance: Chance, number: signal.Signals) -> str:
-    out = job.root / "out"
+def kill_worker(job: Job, chance: Chance) -> str:
+    out, number = job.root / "out", chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT])
     child = job.start(out)
     end = time.monotonic() + 5
     while not children(child) and time.monotonic() < end and is_alive(child):
         time.sleep(0.001)
     time.sleep(chance.uniform(0, 0.5 * job.seconds))
     workers = children(child)
-    if number == signal.SIGSTOP:  # joblib's bookkeeper may be killed too, but it cannot be told that it is stopped
-        workers = [pid for pid in workers if b"resource_tracke" not in command_of(pid)]
     hit = chance.choice(workers) if workers else 0
     if hit:
         with contextlib.suppress(ProcessLookupError):
@@ -72,11 +70,3 @@ def _hit_worker(job: Job, chance: Chance, number: signal.Signals) -> str:
     if tree(out) != job.whole:
         fail("another result than that of an unbroken run")
     return "hit" if hit else "done before"
-
-
-def kill_worker(job: Job, chance: Chance) -> str:
-    return _hit_worker(job, chance, chance.choice([signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT]))
-
-
-def stop_worker(job: Job, chance: Chance) -> str:
-    return _hit_worker(job, chance, signal.SIGSTOP)

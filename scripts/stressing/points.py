@@ -21,7 +21,8 @@ from typing import Any
 from jobs import Chance, Job, Told, fail, tree, wait_until_gone
 from processes import children, evidence, leave_evidence
 
-from npy2tfrecord.commands import main
+from npy2tfrecord.commands import convert
+from npy2tfrecord.conversion import surveyor
 from npy2tfrecord.sources import headers
 
 # Python runs handlers behind a call, at the start of a function and at the end of a turn of a loop.
@@ -69,11 +70,11 @@ def _start(job: Job, out: Path, visit: Any, *, begun: Any = None, at_end: Any = 
     """Start a run that is traced from where it listens to signals, and leaves as the command does."""
 
     def prepare() -> None:
-        headers._FILES_PER_TASK, headers._TASKS_FOR_FORKS = 8, 1  # headers are read by processes too
+        headers._FILES_PER_TASK, surveyor._TASKS_FOR_FORKS = 8, 1  # headers are read by processes too
         leave_evidence(job.root / "dump")
         atexit._clear()  # what this very process has to do at its end
         atexit.register(util._exit_function)  # type: ignore[attr-defined]
-        parser, run, summary = main.COMMANDS["convert"]
+        run = convert.run
 
         def traced(arguments: Any) -> int:
             if begun:
@@ -86,7 +87,7 @@ def _start(job: Job, out: Path, visit: Any, *, begun: Any = None, at_end: Any = 
                 if at_end:
                     at_end()
 
-        main.COMMANDS["convert"] = parser, traced, summary
+        convert.run = traced
 
     return job.start(out, prepare=prepare, leave=_leave)
 

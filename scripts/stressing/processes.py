@@ -36,11 +36,11 @@ def is_alive(pid: int) -> bool:
 
 def leave_evidence(path: str | os.PathLike[str]) -> None:
     """Let this process write to a file where the first signal found it, and its stacks when `evidence` asks."""
-    from npy2tfrecord.commands import main
+    from npy2tfrecord.commands import signals
 
     file = open(path, "w", buffering=1)  # noqa: SIM115  as long as the process lives
     faulthandler.register(_TOLD, file=file, all_threads=True)
-    stop: Any = main._stop
+    stop: Any = signals._end
     own = os.getpid()
 
     def noted(number: int, frame: FrameType | None) -> None:
@@ -48,7 +48,7 @@ def leave_evidence(path: str | os.PathLike[str]) -> None:
             file.write(f"signal {number} came at\n{''.join(traceback.format_stack(frame, 12))}")
         stop(number, frame)
 
-    main._stop = noted  # type: ignore[assignment]
+    signals._end = noted  # type: ignore[assignment]
 
 
 def evidence(pid: int, path: Path) -> str:

@@ -19,16 +19,16 @@ WAYS = ("foreground", "terminal", "background", "nohup", "setsid")
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMAND = """
 import sys
-from npy2tfrecord.commands import main
+from npy2tfrecord.commands import convert, main
 sys.path.append(sys.argv.pop(1))
 from processes import leave_evidence
 leave_evidence(sys.argv.pop(1))
-parser, run, summary = main.COMMANDS["convert"]
+run = convert.run
 def run_with_workers(arguments):
     from npy2tfrecord.conversion import converter  # no sooner than the command imports it
     converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
     return run(arguments)
-main.COMMANDS["convert"] = parser, run_with_workers, summary
+convert.run = run_with_workers
 sys.exit(main.main())
 """
 IN_BACKGROUND = '"$@" & echo $!; wait $!'  # as a script does, where a command so started ignores SIGINT

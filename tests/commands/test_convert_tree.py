@@ -40,7 +40,7 @@ def save(folder: Path, count: int = 3, rows: int = 2) -> None:
 
 def run(environment: dict[str, str], *words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [SCRIPT, *map(str, words)], env=environment, capture_output=True, text=True, timeout=120, check=False
+        [SCRIPT, *map(str, words)], env=environment, capture_output=True, text=True, timeout=300, check=False
     )
 
 
@@ -132,12 +132,12 @@ def test_a_signal_ends_it_and_the_conversion(number: signal.Signals, tmp_path: P
         stdout=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 30
+    end = time.monotonic() + 120
     while not ((tmp_path / "pid").exists() and (tmp_path / "pid").read_text()):
         assert time.monotonic() < end
         time.sleep(0.02)
     process.send_signal(number)
-    said, _ = process.communicate(timeout=30)
+    said, _ = process.communicate(timeout=50)
     assert process.returncode == 128 + number
     assert [code for _, code, _ in results(said)] == [143]
     with pytest.raises(ProcessLookupError):
@@ -161,7 +161,7 @@ def test_scripts_pass_shellcheck() -> None:
     ]
     shells = [path for path in scripts if b"bash" in path.read_bytes().partition(b"\n")[0]]
     assert SCRIPT in shells
-    subprocess.run(["shellcheck", "--external-sources", *shells], cwd=SCRIPT.parent.parent, check=True, timeout=60)
+    subprocess.run(["shellcheck", "--external-sources", *shells], cwd=SCRIPT.parent.parent, check=True, timeout=300)
 
 
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze, of systemd")
@@ -171,7 +171,7 @@ def test_systemd_takes_the_unit_and_the_timer(tmp_path: Path) -> None:
         text = unit.read_text().replace("/opt/npy2tfrecord", str(SCRIPT.parent.parent))
         (tmp_path / unit.name).write_text(text)
     words = ["systemd-analyze", "verify", *(tmp_path / unit.name for unit in units)]
-    checked = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    checked = subprocess.run(words, capture_output=True, text=True, timeout=300)
     if "Failed to initialize manager" in checked.stderr:
         pytest.skip("systemd-analyze does not work here")
     assert (checked.returncode, checked.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""Progress tells the truth: of new bytes, through a resume."""
+"""Progress reports the bytes of this run, also after a resume."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_files_are_counted_before_bytes_are_known(clock: Clock, capsys: pytest.C
         assert show is not None
         for scanned in (0, 100, 200):
             show(Progress(0, 0, 0, 0, 300, scanned))
-            show(Progress(0, 0, 0, 0, 300, scanned))  # told more often than once a second
+            show(Progress(0, 0, 0, 0, 300, scanned))  # more often than once a second
             clock.now += 2
         show(Progress(0, 1000, 0, 10, 300, 300))
         clock.now += 2

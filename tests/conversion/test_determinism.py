@@ -18,7 +18,7 @@ from arrays import FORMS, tree, values_of, write_npy
 from disorder import shuffle_directories
 
 import npy2tfrecord
-from npy2tfrecord.conversion import converter
+from npy2tfrecord.conversion import converter, surveyor
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.sources import headers
 
@@ -52,7 +52,7 @@ def always_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes also for what is small."""
     monkeypatch.setattr(converter, "_BYTES_FOR_PROCESSES", 0)
     monkeypatch.setattr(converter, "_RECORDS_FOR_PROCESSES", 0)
-    monkeypatch.setattr(headers, "_TASKS_FOR_PROCESSES", 0)
+    monkeypatch.setattr(surveyor, "_TASKS_FOR_PROCESSES", 0)
     monkeypatch.setattr(headers, "_FILES_PER_TASK", 37)
 
 
@@ -62,13 +62,13 @@ def test_bytes_are_the_same_for_any_number_of_jobs(
     source: Path, expected: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, backend: str
 ) -> None:
     used = []
-    real = pool.run_once
+    real = pool.run
 
     def run(*arguments: Any, **keywords: Any) -> Any:
         used.append((keywords["jobs"], keywords["backend"]))
         return real(*arguments, **keywords)
 
-    monkeypatch.setattr(pool, "run_once", run)
+    monkeypatch.setattr(pool, "run", run)
     npy2tfrecord.convert(source, tmp_path / "out", jobs=jobs, backend=backend, **OPTIONS)
     assert set(used) == {(jobs, backend)}
     assert tree(tmp_path / "out") == expected
@@ -122,19 +122,27 @@ def test_order_of_examples_is_shuffled_by_the_seed_alone(tmp_path: Path) -> None
 
 # --- killed and started again -------------------------------------------------------------------
 
+# Kills itself at a call that writes or renames, whose number comes first; of workers, only their parent does.
 KILLABLE = """
-import sys, time
+import os, signal, sys
 from npy2tfrecord import syscalls
 from npy2tfrecord.commands import main
 from npy2tfrecord.conversion import converter
 {patch}
-sys.exit(main.main(sys.argv[1:]))
+left, parent = int(sys.argv[1]), os.getpid()
+def counted(call):
+    def counting(*arguments):
+        global left
+        left -= os.getpid() == parent
+        if not left:
+            os.kill(parent, signal.SIGKILL)
+        return call(*arguments)
+    return counting
+syscalls.write, syscalls.rename = counted(syscalls.write), counted(syscalls.rename)
+sys.exit(main.main(sys.argv[2:]))
 """
-SLOWLY = "fast = syscalls.write\nsyscalls.write = lambda *a: (time.sleep(0.01), fast(*a))[1]"
-HOW = {
-    "in one process": ("--jobs=1", SLOWLY),
-    "in workers": ("--jobs=2", SLOWLY + "\nconverter._BYTES_FOR_PROCESSES = 0"),
-}
+HOW = {"in one process": ("--jobs=1", ""), "in workers": ("--jobs=2", "converter._BYTES_FOR_PROCESSES = 0")}
+NEVER = "0"
 
 
 @pytest.fixture(scope="module")
@@ -154,30 +162,21 @@ def test_killed_runs_never_show_a_partial_shard_and_the_last_ends_the_same(
     jobs, patch = HOW[how]
     out = tmp_path / "out"
     words = ["convert", jobs, "--num-shards=80", str(source), str(out)]
-    command = [sys.executable, "-c", KILLABLE.format(patch=patch), *words]
+    command = [sys.executable, "-c", KILLABLE.format(patch=patch)]
     rng = random.Random(how)
-    finished_at: list[int] = []
-    for _ in range(5):
-        process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-        assert process.stderr is not None
-        deadline = None
+    finished: list[int] = []
+    for _ in range(4):
+        moment = str(rng.randrange(30, 60))  # a shard takes four calls or more: there is one, and never all
+        process = subprocess.Popen([*command, moment, *words], start_new_session=True, stdout=subprocess.DEVNULL)
         while process.poll() is None:
-            names = check_shards(out, expected)
-            if deadline is None and len(names) > (finished_at[-1] if finished_at else 0):
-                deadline = time.monotonic() + rng.uniform(0, 0.15)  # work has begun: from here on any moment will do
-            if deadline is not None and time.monotonic() > deadline:
-                process.send_signal(signal.SIGKILL)
-                break
+            check_shards(out, expected)
             time.sleep(0.005)
-        assert process.wait() in (-signal.SIGKILL, 0), process.stderr.read()
-        process.stderr.close()
-        finished_at.append(len(check_shards(out, expected, whole=True)))
-        if (out / "manifest.json").exists():
-            assert finished_at[-1] == 80
-            break
-    assert len(finished_at) >= 3, "it was never killed: nothing is shown"
-    assert finished_at == sorted(finished_at)  # what is finished stays
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        assert process.returncode == -signal.SIGKILL
+        finished.append(len(check_shards(out, expected, whole=True)))
+        wait_for_workers(out)
+    assert finished == sorted(finished)  # what is finished stays
+    assert 0 < finished[0] < finished[-1] < 80
+    subprocess.run([*command, NEVER, *words], check=True, stdout=subprocess.DEVNULL)
     wait_for_workers(out)
     assert tree(out) == expected
 
@@ -195,7 +194,7 @@ def check_shards(out: Path, expected: dict[str, bytes], *, whole: bool = False) 
 
 def wait_for_workers(out: Path) -> None:
     """Until no process has a file below `out` open: what a killed run left behind must be gone by itself."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 120
     while holders := [link for link in Path("/proc").glob("[0-9]*/fd/*") if target(link).startswith(str(out))]:
         assert time.monotonic() < deadline, holders
         time.sleep(0.1)

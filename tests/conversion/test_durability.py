@@ -35,7 +35,7 @@ def traced(tmp_path: Path, *options: str) -> list[tuple[str, str, str]]:
     words = ["convert", "--jobs=2", "--num-shards=3", *options, str(tmp_path / "source"), str(out)]
     # -y shows the path of every handle; the calls of all processes are in one file, in the order they ended.
     strace = ["strace", "-f", "-y", "-s", "64", "-e", f"trace={CALLS}", "-o", str(log)]
-    run = subprocess.run([*strace, sys.executable, "-c", CODE, *words], capture_output=True, text=True, timeout=120)
+    run = subprocess.run([*strace, sys.executable, "-c", CODE, *words], capture_output=True, text=True, timeout=300)
     if "PTRACE" in run.stderr:
         pytest.skip("processes may not be traced here")
     assert run.returncode == 0, run.stderr

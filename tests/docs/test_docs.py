@@ -16,7 +16,7 @@ import pytest
 import xxhash
 from crc32c import crc32c
 
-from npy2tfrecord.commands import main
+from npy2tfrecord.commands import arguments, main
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
@@ -43,7 +43,7 @@ def test_command_reference_is_what_help_says() -> None:
 def test_every_command_and_option_is_documented(name: str) -> None:
     page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     section = page.partition(f"\n## {name}\n")[2].partition("\n## ")[0]
-    parser = main.COMMANDS[name][0]()
+    parser = arguments.make_parser(name)
     assert f"npy2tfrecord {name} " in section
     for action in parser._actions:
         assert action.help, action

@@ -62,7 +62,7 @@ print(fuzzing.peak())
 def in_little_memory(code: str) -> tuple[str, int]:
     """What a statement says, and the most memory the process had, in MiB."""
     words = [sys.executable, "-c", CHILD.format(here=str(HERE), code=code)]
-    run = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    run = subprocess.run(words, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr
     said, _, peak = run.stdout.rstrip().rpartition("\n")
     return said, int(peak)

@@ -21,6 +21,20 @@ pytest.importorskip("distributed")
 
 COMMAND = [sys.executable, "-m", "npy2tfrecord"]
 SHARDS = ["--num-shards", "12", "--stats", "--seed", "3"]
+LIMIT = 300  # seconds, which nothing here comes near: it ends a test that hangs
+
+# For a worker: after as many shards as HOLD_AFTER it waits in the middle of one, until there is a file named RELEASED.
+HOLDING = """
+import os, time
+plain, done = os.replace, []
+def replace(old, new, **keywords):
+    if os.fsdecode(new).endswith(".shard"):
+        while len(done) >= int(os.environ["HOLD_AFTER"]) and not os.path.exists(os.environ["RELEASED"]):
+            time.sleep(0.01)
+        done.append(new)
+    plain(old, new, **keywords)
+os.replace = replace
+"""
 
 
 class Cluster:
@@ -29,6 +43,7 @@ class Cluster:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._released = directory / "released"
         file = directory / "scheduler.json"
         self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-show", "--scheduler-file", str(file))
         self._wait(lambda: file.exists() and "tcp://" in file.read_text())
@@ -44,6 +59,16 @@ class Cluster:
         )
         self._wait(lambda: b"Registered to" in log.read_bytes())
         return worker
+
+    def holding_worker(self, after: int) -> subprocess.Popen[bytes]:
+        """One more worker, which writes so many shards and then holds the next until `release`."""
+        paths = self.directory / "holding"
+        paths.mkdir(exist_ok=True)
+        (paths / "sitecustomize.py").write_text(HOLDING)
+        return self.worker(PYTHONPATH=str(paths), HOLD_AFTER=str(after), RELEASED=str(self._released))
+
+    def release(self) -> None:
+        self._released.touch()
 
     def _start(
         self, kind: str, *words: str, log: Path | None = None, python: str = sys.executable, **environment: str
@@ -61,7 +86,7 @@ class Cluster:
 
     @staticmethod
     def _wait(condition: object) -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + LIMIT
         while not condition():  # type: ignore[operator]
             assert time.monotonic() < end, "the cluster does not come up"
             time.sleep(0.05)
@@ -69,7 +94,7 @@ class Cluster:
     def close(self) -> None:
         for process in reversed(self._processes):
             process.kill()
-            process.wait(30)
+            process.wait(LIMIT)
 
 
 @pytest.fixture
@@ -103,7 +128,7 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, b
 
 def convert(here: Path, out: Path, *options: str, **keywords: object) -> subprocess.CompletedProcess[str]:
     words = ["convert", "arrays", str(out), *SHARDS, "--on-error", "skip", *options]
-    return subprocess.run([*COMMAND, *words], cwd=here, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*COMMAND, *words], cwd=here, capture_output=True, text=True, timeout=LIMIT)
 
 
 def written(run: subprocess.CompletedProcess[str]) -> list[dict[str, float]]:
@@ -135,7 +160,7 @@ def test_a_cluster_writes_the_same_bytes(
 
 
 def started(cluster: Cluster, source: Path, out: Path, shards: int) -> subprocess.Popen[str]:
-    """A conversion on the cluster that has committed some shards and is not done."""
+    """A conversion on the cluster whose workers have written so many shards, and hold the next ones."""
     words = ["convert", "arrays", str(out), *SHARDS, "--on-error", "skip", "--backend", "dask"]
     run = subprocess.Popen(
         [*COMMAND, *words, "--scheduler", cluster.address],
@@ -144,21 +169,20 @@ def started(cluster: Cluster, source: Path, out: Path, shards: int) -> subproces
         stderr=subprocess.PIPE,
         text=True,
     )
-    end = time.monotonic() + 60
-    while len(list(out.glob("*.tfrecord"))) < shards and run.poll() is None and time.monotonic() < end:
-        time.sleep(0.002)
+    cluster._wait(lambda: len(list(out.glob("*.tfrecord"))) == shards or run.poll() is not None)
+    assert run.poll() is None, run.communicate()
     return run
 
 
 def test_a_worker_killed_in_the_middle_is_made_up_for(
     cluster: Cluster, source: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    workers = [cluster.worker() for _ in range(2)]
+    workers = [cluster.holding_worker(after=1) for _ in range(2)]
     out = tmp_path / "out"
     run = started(cluster, source, out, 2)
-    assert not (out / "manifest.json").exists()
     workers[0].kill()
-    _, told = run.communicate(timeout=120)
+    cluster.release()
+    _, told = run.communicate(timeout=LIMIT)
     assert run.returncode == 3, told
     assert tree(out) == whole
 
@@ -166,11 +190,11 @@ def test_a_worker_killed_in_the_middle_is_made_up_for(
 def test_a_cluster_that_is_gone_ends_the_run_and_the_next_goes_on(
     cluster: Cluster, source: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    cluster.worker()
+    cluster.holding_worker(after=1)
     out = tmp_path / "out"
     run = started(cluster, source, out, 1)
     cluster.close()
-    _, told = run.communicate(timeout=120)
+    _, told = run.communicate(timeout=LIMIT)
     assert run.returncode == 8, told
     assert "Run the same command again" in told
     again = convert(source.parent, out, "--progress", "json")
@@ -191,7 +215,7 @@ def test_a_cluster_verifies_and_repairs(
     words = [*COMMAND, "verify", "out", "--backend", "dask", "--scheduler", cluster.address, "--source", str(source)]
 
     def verify(*options: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run([*words, *options], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        return subprocess.run([*words, *options], cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT)
 
     assert verify().returncode == 0
     (out / "train-00003-of-00012.tfrecord").write_bytes(b"")
@@ -212,7 +236,7 @@ joblib.register_parallel_backend("plain", Plain)
 import npy2tfrecord
 npy2tfrecord.convert("arrays", sys.argv[1], backend="plain", jobs=2, num_shards=12, stats=True, seed=3, on_error="skip")
 """
-    subprocess.run([sys.executable, "-c", code, tmp_path / "out"], cwd=source.parent, check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code, tmp_path / "out"], cwd=source.parent, check=True, timeout=LIMIT)
     assert tree(tmp_path / "out") == whole
 
 
@@ -240,7 +264,7 @@ def test_a_worker_with_another_version_or_without_the_package_is_named(
     other = cluster.worker(PYTHONPATH=str(paths))
     refused(cluster, source, tmp_path / "out", "has npy2tfrecord 0.0.1; expected")
     other.kill()
-    other.wait(30)
+    other.wait(LIMIT)
     (tmp_path / "lacking").mkdir()
     (tmp_path / "lacking" / "sitecustomize.py").write_text(LACKING)
     cluster.worker(PYTHONPATH=str(tmp_path / "lacking"))
@@ -289,7 +313,7 @@ def test_a_worker_that_sees_another_file_system_is_named(cluster: Cluster, sourc
     other = cluster.worker(PYTHONPATH=str(paths), HIDDEN=str(out))
     refused(cluster, source, out, "does not share the output's file system", str(out))
     other.kill()
-    other.wait(30)
+    other.wait(LIMIT)
     cluster.worker(PYTHONPATH=str(paths), HIDDEN=str(source))
     refused(cluster, source, tmp_path / "new", f"does not see the source {source}")
 
@@ -298,17 +322,15 @@ def test_a_worker_that_sees_another_file_system_is_named(cluster: Cluster, sourc
 def test_a_worker_that_comes_later_and_does_not_fit_is_named(
     lack: str, cluster: Cluster, source: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    first, out, paths = cluster.worker(), tmp_path / "out", tmp_path / "paths"
-    run = started(cluster, source, out, 2)
-    first.kill()  # all that is left goes to the next
-    assert run.poll() is None, run.communicate()
+    first, out, paths = cluster.holding_worker(after=2), tmp_path / "out", tmp_path / "paths"
+    run = started(cluster, source, out, 2)  # the first does no more, so that there is work for the next
     if lack == "version":
         old_version(paths)
     else:
         paths.mkdir()
         (paths / "sitecustomize.py").write_text(ELSEWHERE)
     other = cluster.worker(PYTHONPATH=str(paths), HIDDEN=str(source if lack == "sources" else out))
-    _, told = run.communicate(timeout=120)
+    _, told = run.communicate(timeout=LIMIT)
     assert run.returncode == 2, told
     assert "Traceback" not in told
     expected = {
@@ -319,8 +341,9 @@ def test_a_worker_that_comes_later_and_does_not_fit_is_named(
     assert "npy2tfrecord: Dask worker tcp://127.0.0.1:" in told
     assert expected[lack] in told
     assert "Run the same command again" in told
-    other.kill()
-    other.wait(30)
+    for worker in (first, other):
+        worker.kill()
+        worker.wait(LIMIT)
     cluster.worker()
     run_again = convert(source.parent, out, "--backend", "dask", "--scheduler", cluster.address)
     assert run_again.returncode == 3, run_again.stderr
@@ -330,28 +353,41 @@ def test_a_worker_that_comes_later_and_does_not_fit_is_named(
 def test_a_worker_that_comes_later_and_lacks_the_package_takes_nothing_down(
     cluster: Cluster, source: Path, whole: dict[str, bytes], tmp_path: Path
 ) -> None:
-    first, out, paths = cluster.worker(), tmp_path / "out", tmp_path / "paths"
-    run = started(cluster, source, out, 2)
-    first.send_signal(signal.SIGSTOP)  # so that there is work for the next
-    assert run.poll() is None, run.communicate()
+    cluster.holding_worker(after=2)
+    out, paths = tmp_path / "out", tmp_path / "paths"
+    run = started(cluster, source, out, 2)  # the first does no more, so that there is work for the next
     paths.mkdir()
     (paths / "sitecustomize.py").write_text(LACKING)
     other = cluster.worker(PYTHONPATH=str(paths))
-    other.wait(60)  # Dask ends a worker that cannot read its tasks
-    first.send_signal(signal.SIGCONT)
-    _, told = run.communicate(timeout=120)
+    other.wait(LIMIT)  # Dask ends a worker that cannot read its tasks
+    cluster.release()
+    _, told = run.communicate(timeout=LIMIT)
     assert run.returncode == 3, told
     assert tree(out) == whole
 
 
+WAITING = """
+import sys
+from npy2tfrecord.commands import main
+from npy2tfrecord.jobs import dask_cluster
+dask_cluster._CONNECT_SECONDS, dask_cluster._FIRST_WORKER_SECONDS = map(float, sys.argv[1:3])
+sys.exit(main.main(sys.argv[3:]))
+"""
+
+
 def test_no_scheduler_and_no_worker_are_told(cluster: Cluster, source: Path, tmp_path: Path) -> None:
-    run = convert(source.parent, tmp_path / "out", "--backend", "dask", "--scheduler", cluster.address)
+    def convert_after(connect: float, first_worker: float) -> subprocess.CompletedProcess[str]:
+        words = ["convert", str(source), str(tmp_path / "out"), "--backend", "dask", "--scheduler", cluster.address]
+        command = [sys.executable, "-c", WAITING, str(connect), str(first_worker), *words]
+        return subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
+
+    run = convert_after(LIMIT, 0.5)
     assert run.returncode == 2, run
     assert "has no worker" in run.stderr
     for process in cluster._processes:
         process.send_signal(signal.SIGKILL)
-        process.wait(30)
-    run = convert(source.parent, tmp_path / "out", "--backend", "dask", "--scheduler", cluster.address)
+        process.wait(LIMIT)
+    run = convert_after(0.5, LIMIT)
     assert run.returncode == 2, run
     assert "no Dask scheduler answers" in run.stderr
 
@@ -383,7 +419,7 @@ def test_a_cluster_by_ssh(source: Path, whole: dict[str, bytes], tmp_path: Path)
         assert tree(tmp_path / "out") == whole
     finally:
         started.terminate()
-        started.wait(60)
+        started.wait(LIMIT)
     assert started.returncode == 143
     with socket.socket() as gone:
         assert gone.connect_ex(("127.0.0.1", port)) != 0
@@ -410,7 +446,7 @@ def test_ray_writes_the_same_bytes(source: Path, whole: dict[str, bytes], tmp_pa
         env=environment,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=LIMIT,
     )
     assert run.returncode == 3, run.stderr
     assert tree(tmp_path / "out") == whole

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from converted import Command, read_back, same, save, shards_of
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import npy2tfrecord
@@ -153,7 +153,7 @@ def walk_order(key: str) -> tuple[list[str], str, int]:
     return folders, name, int(row or 0)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60)
 @given(case=cases())
 def test_any_combination_of_options(tmp_path: Path, command: Command, case: Case) -> None:
     root = tmp_path / "case"
@@ -240,13 +240,3 @@ def test_options_shape_the_data_set(tmp_path: Path, option: str) -> None:
     npy2tfrecord.convert(tmp_path / "d", tmp_path / "out")
     with pytest.raises(npy2tfrecord.errors.ConflictError, match=option):
         npy2tfrecord.convert(tmp_path / "d", tmp_path / "out", **{option: values[option]})
-
-
-def test_calling_main_leaves_the_callers_process_alone(tmp_path: Path, command: Command) -> None:
-    """Only the program itself may choose how its workers start: a caller may have threads that a fork would break."""
-    from joblib.externals.loky.backend import context
-
-    save(tmp_path / "d", {"1": np.ones(3)})
-    before = context.get_start_method()
-    command.ok("convert", tmp_path / "d", tmp_path / "out", "--jobs", "2")
-    assert context.get_start_method() == before

@@ -105,7 +105,7 @@ def test_without_labels_there_are_none(folders: Path, tmp_path: Path) -> None:
 def test_files_in_no_folder_have_no_class(folders: Path, tmp_path: Path, command: Command) -> None:
     save(folders, {"stray": np.float32(1), "other": np.float32(1)})
     words = ("convert", folders, tmp_path / "out", "--labels", "dirs")
-    command.refused(4, "2 sources like this one", "first folder", words=words, out=tmp_path / "out")
+    command.refused(4, "2 sources like this one", "first directory", words=words, out=tmp_path / "out")
 
 
 def test_with_split_dirs_the_class_is_the_second_folder(tmp_path: Path, command: Command) -> None:
@@ -114,7 +114,7 @@ def test_with_split_dirs_the_class_is_the_second_folder(tmp_path: Path, command:
     assert labels_of(tmp_path / "out") == {"train/x/1": 0, "train/y/1": 1, "val/x/1": 0, "val/y/1": 1}
     save(tmp_path / "d", {"train/stray": 1.0})
     words = ("convert", tmp_path / "d", tmp_path / "new", "--labels", "dirs", "--split", "dirs")
-    command.refused(4, "train/stray.npy", "second folder", words=words, out=tmp_path / "new")
+    command.refused(4, "train/stray.npy", "second directory", words=words, out=tmp_path / "new")
 
 
 def test_classes_that_are_not_utf8(tmp_path: Path) -> None:

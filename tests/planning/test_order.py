@@ -286,7 +286,7 @@ def test_sums_are_those_of_whole_numbers_and_can_be_joined(keys: list[bytes], cu
     assert keysums.joined([(key_sums(part), len(part)) for part in parts]) == found
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(KEYS, st.integers(1, 7))
 def test_the_graph_comes_to_the_same_sums(keys: list[bytes], block: int) -> None:
     known = residues(keys)

@@ -12,6 +12,7 @@ from converted import Command, read_back, save, shards_of
 
 import npy2tfrecord
 from npy2tfrecord.errors import InputError, UsageError
+from npy2tfrecord.planning.plan import Split
 
 THIRDS = "train=0.8,val=0.1,test=0.1"
 
@@ -134,14 +135,14 @@ def test_folders_as_splits(tmp_path: Path, command: Command) -> None:
 def test_files_outside_the_folders_of_splits(tmp_path: Path, command: Command) -> None:
     save(tmp_path / "d", {"train/1": 1.0, "2": 2.0})
     words = ("convert", tmp_path / "d", tmp_path / "out", "--split", "dirs")
-    command.refused(4, "d/2.npy", "1 sources like this one", "first folder", words=words, out=tmp_path / "out")
+    command.refused(4, "d/2.npy", "1 sources like this one", "first directory", words=words, out=tmp_path / "out")
 
 
 @pytest.mark.parametrize("name", ["my data", "naïve", ".hidden", "a.b"])
 def test_folders_that_cannot_be_splits(tmp_path: Path, command: Command, name: str) -> None:
     save(tmp_path / "d", {f"{name}/1": 1.0, "train/1": 1.0})
     words = ("convert", tmp_path / "d", tmp_path / "out", "--split", "dirs")
-    command.refused(2, f"folder {name!r}", "--exclude", words=words, out=tmp_path / "out")
+    command.refused(2, f"directory {name!r}", "--exclude", words=words, out=tmp_path / "out")
     command.ok(*words, "--exclude", f"/{name}/")
 
 
@@ -208,5 +209,13 @@ def test_groups_that_make_no_sense(
 
 def test_errors_are_those_of_the_library(tmp_path: Path) -> None:
     save(tmp_path / "d", {"1": 1.0})
-    with pytest.raises(InputError, match="in no folder"):
+    with pytest.raises(InputError, match="in no directory"):
         npy2tfrecord.convert(tmp_path / "d", tmp_path / "out", split="dirs")
+
+
+def test_a_split_gives_the_file_and_the_examples_of_each_shard() -> None:
+    split = Split("train", np.array([4, 0, 3, 1, 2]), np.array([0, 2, 5]))
+    assert [(file, members.tolist()) for file, members in split.shards()] == [
+        ("train-00000-of-00002.tfrecord", [4, 0]),
+        ("train-00001-of-00002.tfrecord", [3, 1, 2]),
+    ]

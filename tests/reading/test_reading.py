@@ -16,8 +16,8 @@ from reading_data import number_of, random_array, same_bits, write_dataset
 
 import readers
 from npy2tfrecord.errors import DamageError, UsageError
-from npy2tfrecord.formats.feature_summary import feature_info
 from npy2tfrecord.formats.npy import SUPPORTED_NAMES, dtype_from_name
+from npy2tfrecord.planning.feature_summary import feature_info
 
 tf = pytest.importorskip("tensorflow")
 
@@ -119,7 +119,7 @@ def shaped_arrays(draw: Any) -> tuple[list[np.ndarray], str]:
     return [random_array(rng, dtype_from_name(dtype), shape) for shape in shapes], dtype
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(shaped_arrays(), st.sampled_from([0, 1]), st.integers(0, 2))
 @example(([np.array(1j)], "complex128"), 0, 0)
 def test_batches_of_any_shapes_are_padded_as_numpy_would(

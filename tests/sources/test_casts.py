@@ -133,7 +133,7 @@ def test_imaginary_parts_are_not_dropped(source: str, to: str) -> None:
         Cast.of(source, to, "x")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.data())
 def test_any_values(data: st.DataObject) -> None:
     numpy_pairs = [(a, b) for a, b in PAIRS if a in SUPPORTED_NAMES]

@@ -19,7 +19,7 @@ from disorder import shuffle_directories
 import npy2tfrecord
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError, UsageError
-from npy2tfrecord.formats.feature_summary import make_histogram
+from npy2tfrecord.planning.feature_summary import make_histogram
 
 ARRAY = np.arange(6, dtype="<f4").reshape(2, 3)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from converted import Command, read_back, save
-from hypothesis import HealthCheck, assume, example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 import npy2tfrecord
@@ -135,7 +135,7 @@ def kept_by_us(root: Path, patterns: list[str]) -> set[str]:
     return kept
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150)
 @example(patterns=["**b/**"])
 @example(patterns=["?**/b.npy", "/a/**/b"])
 @given(patterns=st.lists(GLOBS, min_size=1, max_size=2))

@@ -27,6 +27,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from arrays import DTYPES, FORMS, npy_bytes, npy_start, values_of
+from npy_mutations import WORDS, check_against_numpy, mutated
 
 import readers
 from npy2tfrecord import convert, export, syscalls, verify
@@ -35,6 +37,7 @@ from npy2tfrecord.errors import DamageError, Error, InputError
 from npy2tfrecord.formats import manifest, npz
 from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.manifest import Hash, Manifest
+from npy2tfrecord.formats.npy import header_size
 from npy2tfrecord.formats.shard import encode_keys, key_of
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.formats.tfrecord import foot, head, mask
@@ -362,11 +365,6 @@ def fuzz_manifests(count: int, seed: int, root: Path, watch: Watch) -> Counter[s
 
 
 def fuzz_npy(count: int, seed: int, root: Path, watch: Watch) -> Counter[str]:
-    from arrays import DTYPES, FORMS, npy_bytes, npy_start, values_of
-
-    sys.path.insert(0, str(Path(__file__).parents[1] / "formats"))
-    from test_malformed import WORDS, check_against_numpy, header_size, mutated
-
     rng, told = random.Random(seed), Counter[str]()
     shapes = [(), (3,), (2, 3), (0,), (2, 0, 3), (1,) * 32, (1, 2, 3)]
     seeds = [npy_bytes(values_of(d, s, 1), rng.choice(FORMS)) for d in DTYPES for s in shapes]

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from crc32c import crc32c
 
-from npy2tfrecord.formats import example, feature_summary, manifest, tfrecord
+from npy2tfrecord.formats import example, manifest, tfrecord
 from npy2tfrecord.formats.shard import encode_index, encode_keys
+from npy2tfrecord.planning import feature_summary
 
 Arrays = Sequence[np.ndarray]
 

@@ -137,7 +137,7 @@ def test_a_large_mean_does_not_drown_the_deviation() -> None:
     assert seen.summary()["std"][0] == pytest.approx(values.std(), rel=1e-6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     values=hnp.arrays(np.float64, st.integers(0, 300), elements=st.floats(width=64)),
     cut=st.integers(0, 300),

@@ -1,4 +1,4 @@
-"""Summing up what is planned for the manifest: shapes, how sizes vary, how many examples have which label."""
+"""Summing up the plan for the manifest: shapes, how sizes vary, how many examples have which label."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from npy2tfrecord.formats.dtypes import is_time, stored_name
 from npy2tfrecord.formats.manifest import FeatureInfo, Histogram, LabelCounts
+from npy2tfrecord.sources.table import SourceTable
 
 MAX_HISTOGRAM_BINS = 256
+MAX_CHANNELS = 64
 MAX_PLAIN_LABELS = 1000  # of a split that are counted; more integers are hardly classes
 
 
@@ -29,6 +32,20 @@ def make_histogram(sizes: np.ndarray, counts: np.ndarray) -> Histogram:
     return Histogram(tuple(int(n) for n in sizes), tuple(int(n) for n in counts))
 
 
+def summarize(table: SourceTable, counts: np.ndarray, first_axis: int, dtype: np.dtype) -> FeatureInfo:
+    """The feature of a table: `counts[i]` values have header i, and the axes of its shape from `first_axis` on."""
+    by_shape: dict[tuple[int, ...], int] = {}
+    for header, count in zip(table.headers, counts.tolist(), strict=True):
+        if count:
+            shape = header.shape[first_axis:]
+            by_shape[shape] = by_shape.get(shape, 0) + count
+    shapes = sorted(by_shape)
+    numbers = np.array([by_shape[shape] for shape in shapes], dtype=np.int64)
+    found = table.headers[0].dtype
+    time = found.name if is_time(found) else None
+    return feature_info(table.feature, stored_name(dtype), dtype.itemsize, shapes, numbers, time=time)
+
+
 def feature_info(
     name: str,
     dtype: str,
@@ -36,8 +53,9 @@ def feature_info(
     shapes: list[tuple[int, ...]],
     counts: np.ndarray,
     stats: Mapping[str, Any] | None = None,
+    time: str | None = None,
 ) -> FeatureInfo:
-    """Sum up a feature: `counts[i]` of its arrays have the i-th of the distinct `shapes`."""
+    """The feature of which `counts[i]` arrays have the i-th of the distinct `shapes`."""
     rank = len(shapes[0])
     axes = np.array(shapes, dtype=np.int64).reshape(len(shapes), rank)
     histograms = []
@@ -56,12 +74,21 @@ def feature_info(
         histograms=tuple(histograms),
         bytes=sum(math.prod(shape) * int(n) for shape, n in zip(shapes, counts, strict=True)) * itemsize,
         stats=stats,
+        time=time,
     )
 
 
 def count_labels(labels: np.ndarray, *, named: bool) -> LabelCounts | None:
-    """How many have which label (int64); None for more than 1,000 integers without names."""
+    """How many examples have which label (int64); None for more than 1,000 integers without names."""
     values, counts = np.unique(labels, return_counts=True)
     if len(values) > MAX_PLAIN_LABELS and not named:
         return None
     return LabelCounts(tuple(values.tolist()), tuple(counts.tolist()))
+
+
+def channels_of(shape: tuple[int | None, ...], dtype: str) -> int:
+    """How many channels a feature's statistics have: the last axis, if it does not vary and is short. 0: none."""
+    if dtype.startswith("complex"):
+        return 0
+    last = shape[-1] if shape else None
+    return last if last is not None and 0 < last <= MAX_CHANNELS else 1

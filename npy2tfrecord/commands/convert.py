@@ -1,0 +1,93 @@
+"""`npy2tfrecord convert`: sources to a data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+
+from npy2tfrecord.commands.arguments import (
+    EXAMPLE_OPTIONS,
+    RUNNING_OPTIONS,
+    SELECTION_OPTIONS,
+    add_json,
+    add_running,
+    add_selection,
+    add_sources,
+    given,
+)
+from npy2tfrecord.errors import display
+
+USAGE = "[options] SOURCE... OUT"
+DESCRIPTION = "Convert .npy and .npz files to sharded TFRecords. Run it again to resume where it stopped."
+
+# Keywords of `npy2tfrecord.convert` that are options here.
+OPTIONS = (
+    *SELECTION_OPTIONS,
+    *EXAMPLE_OPTIONS,
+    *("missing", "labels", "dtype", "stats"),
+    *("split", "split_by", "shard_size", "num_shards", "shuffle", "seed", "compression"),
+    *("fsync", "read_back"),
+    *RUNNING_OPTIONS,
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the positional arguments."""
+    add_sources(parser)
+    parser.add_argument("out", metavar="OUT", help="the directory to write")
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_selection(parser)
+    group = parser.add_argument_group("features and labels")
+    add = group.add_argument
+    add("--missing", choices=("fail", "skip"), help="what to do with a key that a named source lacks (fail)")
+    add("--labels", metavar="dirs|FILE.csv", help="int64 labels from the first folder, or from a key,label table")
+    add("--dtype", metavar="[NAME:]DTYPE", action="append", help="cast while writing; may be repeated")
+    add("--stats", action="store_true", help="record minimum, maximum, mean, deviation, NaN and infinity counts")
+    group = parser.add_argument_group("splits and shards")
+    add = group.add_argument
+    add("--split", metavar="dirs|NAME=F,...", help="train=0.9,val=0.1 by a hash of the key, or by the first folder")
+    add("--split-by", metavar="REGEX", help="keys in which it finds the same text go to one split together")
+    add("--shard-size", metavar="SIZE", help="approximate size of a shard: kB MB GB, KiB MiB GiB (128MB)")
+    add("--num-shards", metavar="N", type=int, help="shards per split; never more than there are examples")
+    add("--no-shuffle", dest="shuffle", action="store_false", help="keep the examples in the order of their keys")
+    add("--seed", metavar="N", type=int, help="seed of the order and the splits (0)")
+    add("--compression", choices=("none", "gzip", "zlib"), help="compress whole shards; TensorFlow reads both (none)")
+    add_running(parser)
+    add = parser.add_argument
+    add("--dry-run", action="store_true", default=False, help="show what would be written")
+    add("--overwrite", action="store_true", default=False, help="replace the data set that is in OUT")
+    add("--no-fsync", dest="fsync", action="store_false", help="do not wait until the disk has the data")
+    add("--read-back", action="store_true", help="read each shard back from the disk before it counts as written")
+    add("--quiet", "-q", action="store_true", default=False, help="show no progress")
+    add("--progress", choices=("auto", "json"), default="auto", help="a bar on a terminal, or a line of JSON a second")
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Convert, and print the manifest or its summary."""
+    from npy2tfrecord.commands import text
+    from npy2tfrecord.commands.progress import shown_progress
+    from npy2tfrecord.conversion.converter import Conversion
+    from npy2tfrecord.options import Options
+
+    options = Options(**given(arguments, OPTIONS))
+    with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
+        conversion = Conversion(arguments.sources, arguments.out, options, arguments.overwrite, progress)
+        manifest = conversion.run(dry_run=arguments.dry_run)
+    if arguments.json:
+        print(json.dumps(manifest.to_json(), indent=1))
+    elif conversion.was_complete:
+        count = text.count_text(manifest.examples, "example")
+        shards = text.count_text(len(manifest.shards), "shard")
+        print(f"{display(arguments.out)}: nothing left to do, {count} in {shards} are there")
+    elif arguments.dry_run:
+        print(text.manifest_text(manifest, f"Would write to {display(arguments.out)}"))
+    else:
+        print(text.manifest_text(manifest, f"Wrote {display(arguments.out)}"))
+        print()
+        print(text.reading_text(manifest, os.fspath(arguments.out)))
+    return 3 if manifest.skipped else 0

@@ -1,0 +1,118 @@
+"""Surveying the sources: finding and scanning them, with as many workers as the options say. See `scan`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+
+from npy2tfrecord.errors import InputError, display
+from npy2tfrecord.formats.manifest import FeatureInfo
+from npy2tfrecord.jobs import dask_cluster, pool
+from npy2tfrecord.options import Dtype, Options, Path, Sources, anchored, parse_sources
+from npy2tfrecord.planning.feature_summary import summarize
+from npy2tfrecord.sources.finder import Batch, find
+from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, run_here
+from npy2tfrecord.sources.scanner import Scan, scan_files
+
+_TASKS_FOR_FORKS = 3  # below, forking takes longer than reading the headers
+_TASKS_FOR_PROCESSES = 30  # the same for processes that start anew
+
+
+@dataclass(frozen=True)
+class ScanReport:
+    """What `scan` found: each feature, the number of its sources, the number of all files, the problems."""
+
+    features: tuple[FeatureInfo, ...]
+    counts: tuple[int, ...]
+    files: int
+    problems: tuple[InputError, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The same as JSON."""
+        return {
+            "files": self.files,
+            "features": {
+                info.name: {"sources": count, **info.to_json()}
+                for info, count in zip(self.features, self.counts, strict=True)
+            },
+            "skipped": [{"source": display(p.where), "reason": p.problem} for p in self.problems],
+        }
+
+
+def scan(
+    sources: Sources,
+    *,
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    files_from: Path | None = None,
+    follow_symlinks: bool = False,
+    on_error: str = "fail",
+    rows: bool = False,
+    group_by_suffix: bool = False,
+    void_dtype: Dtype | None = None,
+    jobs: int | None = None,
+    backend: str = "loky",
+    scheduler: str | None = None,
+) -> ScanReport:
+    """What arrays there are, by their headers alone: the features with dtypes and shapes, and the bad sources.
+
+    The arguments are those of `npy2tfrecord.convert`.
+
+    Raises `UsageError` for a request that cannot be met, `InputError` for a bad source, and `WorkerError` or
+    `ClusterError` where worker processes keep dying or the Dask cluster is gone.
+    """
+    given: dict[str, Any] = {
+        "include": include,
+        "exclude": exclude,
+        "files_from": files_from,
+        "follow_symlinks": follow_symlinks,
+        "on_error": on_error,
+        "rows": rows,
+        "group_by_suffix": group_by_suffix,
+        "void_dtype": void_dtype,
+        "jobs": jobs,
+        "backend": backend,
+        "scheduler": scheduler,
+    }
+    options = Options(**given)
+    parsed = anchored(parse_sources(sources), backend)
+    cores = pool.effective_jobs(options.jobs)
+    with dask_cluster.connected(backend, scheduler, cores, [path for _, path in parsed]):
+        scanned = survey(find(parsed, options), options)
+    infos = []
+    for table in scanned.tables:
+        counts = np.bincount(table.header_ids, minlength=len(table.headers))
+        infos.append(summarize(table, counts, 0, table.headers[0].dtype))
+    return ScanReport(
+        features=tuple(infos),
+        counts=tuple(len(table) for table in scanned.tables),
+        files=sum(map(len, scanned.found.values())),
+        problems=tuple(scanned.problems),
+    )
+
+
+def survey(batches: Iterable[Batch], options: Options, report: Report | None = None) -> Scan:
+    """The scan of all files of the batches, by the workers that the options ask for; raises as `scan_files` does."""
+    return scan_files(batches, options, _runner(options), report)
+
+
+def _runner(options: Options) -> Run:
+    """The way to run the tasks of a scan: here while they are few, else by workers."""
+
+    def run(
+        function: Callable[..., FileHeaders], tasks: Iterator[Task], tick: Callable[[], None]
+    ) -> Iterator[FileHeaders]:
+        jobs, backend = pool.effective_jobs(options.jobs), options.backend
+        is_local, can_fork = pool.is_local(backend), pool.can_fork()
+        few = _TASKS_FOR_FORKS if can_fork else _TASKS_FOR_PROCESSES
+        first = list(islice(tasks, few))
+        tasks = chain(first, tasks)
+        if is_local and (jobs == 1 or len(first) < few):
+            return run_here(function, tasks, tick)
+        return pool.run(function, tasks, jobs=jobs, backend=backend, tick=tick)
+
+    return run

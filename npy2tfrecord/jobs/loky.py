@@ -1,0 +1,38 @@
+"""joblib's process pool, loky. All that this package uses of joblib's private parts is here.
+
+| private part | why |
+| --- | --- |
+| `joblib.externals.loky` | joblib's public `Parallel` shares one pool with all of its callers in this process. When a conversion fails its workers must end, and those of the caller must not. |
+| `ProcessPoolExecutor._processes` | The workers of this one pool, by process id. The public `shutdown(kill_workers=True)` runs `pgrep` for each worker, and fails in a thread of loky's while tasks are waiting. |
+
+`tests/jobs/test_loky.py` fails when joblib changes one of them.
+"""  # noqa: E501  a table
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from typing import Any
+
+_ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@contextlib.contextmanager
+def workers(jobs: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> Iterator[Executor]:
+    """An executor with `jobs` processes that no one else uses. They are gone when the block ends."""
+    from joblib.externals.loky import ProcessPoolExecutor
+
+    executor = ProcessPoolExecutor(jobs, initializer=initializer, initargs=initargs, env=_ONE_THREAD)
+    try:
+        yield executor
+    finally:
+        for pid in list(executor._processes or ()):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that workers have ended
+            executor.shutdown(wait=True)

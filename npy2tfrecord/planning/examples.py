@@ -1,0 +1,81 @@
+"""The examples of a conversion, in columns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from npy2tfrecord.errors import InputError
+from npy2tfrecord.formats.manifest import Skipped
+from npy2tfrecord.sources.table import SourceTable
+
+
+@dataclass
+class Examples:
+    """What will be records, in columns: example i has source `sources[f][i]` of feature f.
+
+    With rows, it is row `rows[i]` of each source. The key is that of the first feature's source.
+    """
+
+    tables: tuple[SourceTable, ...]
+    sources: tuple[np.ndarray, ...]
+    rows: np.ndarray | None = None
+    labels: np.ndarray | None = None
+    classes: tuple[str, ...] | None = None
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.sources[0])
+
+    def key(self, example: int) -> bytes:
+        key = self.tables[0].key(int(self.sources[0][example]))
+        return key if self.rows is None else key + b"#%d" % self.rows[example]
+
+    def keys(self, first: int = 0, last: int | None = None) -> list[bytes]:
+        """The keys of all examples, or of a range of them: ten million at once are a gigabyte."""
+        sources = self.sources[0][first:last]
+        if self.rows is None:
+            return self.tables[0].take(sources).keys()
+        distinct, local = np.unique(sources, return_inverse=True)
+        keys, rows = self.tables[0].take(distinct).keys(), self.rows[first:last]
+        return [b"%s#%d" % (keys[i], row) for i, row in zip(local.reshape(-1).tolist(), rows.tolist(), strict=True)]
+
+    def key_sizes(self) -> np.ndarray:
+        """Bytes of each key, without making the keys."""
+        table = self.tables[0]
+        names = np.fromiter(map(len, table.files.names), dtype=np.int64, count=len(table.files))
+        dirs = np.fromiter(map(len, table.files.dir_keys), dtype=np.int64, count=len(table.files.dir_keys))
+        sizes = names[table.file_ids] + dirs[table.dir_ids[table.file_ids]] - len(table.suffix)
+        sizes = np.asarray(sizes[self.sources[0]])
+        if self.rows is not None:
+            digits = np.searchsorted(10 ** np.arange(1, 19), self.rows, side="right") + 1
+            sizes += digits + 1
+        return sizes
+
+    def take(self, examples: np.ndarray) -> None:
+        """Keep only these examples."""
+        self.sources = tuple(source[examples] for source in self.sources)
+        self.rows = None if self.rows is None else self.rows[examples]
+        self.labels = None if self.labels is None else self.labels[examples]
+
+    def directory_names(self, depth: int, purpose: str) -> tuple[list[bytes], np.ndarray]:
+        """The names of the directories at `depth` below the root, sorted, and the number of each example's.
+
+        Raises `InputError`, which says the `purpose`, where an example is in no such directory.
+        """
+        table = self.tables[0]
+        parts = [key.split(b"/") for key in table.files.dir_keys]
+        names = [each[depth] if len(each) > depth + 1 else None for each in parts]
+        directories = table.dir_ids[table.file_ids][self.sources[0]]
+        lacking = np.array([name is None for name in names], dtype=bool)[directories]
+        if lacking.any():
+            raise InputError(
+                table.path(int(self.sources[0][int(np.argmax(lacking))])),
+                f"{int(lacking.sum())} sources like this one are in no directory",
+                f"{purpose} the {'second' if depth else 'first'} directory below the source's root",
+            )
+        used = sorted({names[d] or b"" for d in np.unique(directories).tolist()})
+        numbers = {name: i for i, name in enumerate(used)}
+        by_directory = np.array([numbers.get(name or b"", -1) for name in names], dtype=np.int64)
+        return used, by_directory[directories]

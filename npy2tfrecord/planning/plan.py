@@ -1,0 +1,193 @@
+"""The plan: what will be written, and where. Values only; `planner` decides them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from npy2tfrecord.formats.manifest import Hash, LabelCounts, shard_name
+from npy2tfrecord.formats.npy import Header
+from npy2tfrecord.formats.npz import Member
+from npy2tfrecord.planning.examples import Examples
+from npy2tfrecord.planning.feature_summary import count_labels
+from npy2tfrecord.sources.cast import Cast
+from npy2tfrecord.sources.table import SourceTable
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Column:
+    """One feature of a shard: its distinct sources, in the order in which they are read best, and each example's."""
+
+    feature: str
+    cast: Cast
+    headers: list[Header]
+    header_ids: list[int]
+    dirs: list[bytes]
+    dir_keys: list[bytes]
+    dir_ids: list[int]  # of each source
+    names: list[bytes]
+    suffix: bytes
+    stamps: list[int]
+    members: list[Member] | None
+    sources: np.ndarray  # of each example, in the order of writing
+    channels: int  # for statistics; 0 when there are none
+
+    @cached_property
+    def paths(self) -> list[bytes]:
+        """The path of each source."""
+        dirs = self.dirs
+        return [dirs[d] + name for d, name in zip(self.dir_ids, self.names, strict=True)]
+
+    def keys(self) -> list[bytes]:
+        """The key of each source."""
+        dir_keys, cut = self.dir_keys, -len(self.suffix)
+        return [dir_keys[d] + name[:cut] for d, name in zip(self.dir_ids, self.names, strict=True)]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ShardSpec:
+    """All a worker needs to write one shard."""
+
+    file: str
+    columns: tuple[Column, ...]
+    rows: np.ndarray | None
+    labels: np.ndarray | None
+    record_sizes: np.ndarray  # int64, framing included, in the order of writing
+
+    def __len__(self) -> int:
+        return len(self.record_sizes)
+
+    @property
+    def size(self) -> int:
+        return int(self.record_sizes.sum())
+
+    @property
+    def reads_whole_files(self) -> bool:
+        """Whether reading any one row costs a pass over its file.
+
+        It does in Fortran order, where each column holds one value of the row, and in deflated archives.
+        """
+        if self.rows is None:
+            return False
+        turned = any(not header.is_c_order for column in self.columns for header in column.headers)
+        return turned or any(member.deflated for column in self.columns for member in column.members or ())
+
+    def part(self, first: int, last: int) -> ShardSpec:
+        """The same shard with some of its records only."""
+        here = slice(first, last)
+        return replace(
+            self,
+            columns=tuple(replace(column, sources=column.sources[here]) for column in self.columns),
+            rows=None if self.rows is None else self.rows[here],
+            labels=None if self.labels is None else self.labels[here],
+            record_sizes=self.record_sizes[here],
+        )
+
+    @cached_property
+    def record_keys(self) -> list[bytes]:
+        """The key of every record."""
+        keys, sources = self.columns[0].keys(), self.columns[0].sources.tolist()
+        if self.rows is None:
+            return [keys[source] for source in sources]
+        return [b"%s#%d" % (keys[source], row) for source, row in zip(sources, self.rows.tolist(), strict=True)]
+
+    @property
+    def sources_hash(self) -> str:
+        """A hash of the stamps of all sources: another one means that one of them has changed."""
+        seen = Hash()
+        for column in self.columns:
+            seen.update(np.array(column.stamps, dtype=np.int64).tobytes())
+        return seen.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The examples of a split in the order of writing; shard k has those from `cuts[k]` to `cuts[k + 1]`."""
+
+    name: str
+    order: np.ndarray
+    cuts: np.ndarray
+
+    def shards(self) -> Iterator[tuple[str, np.ndarray]]:
+        """The file name and the examples of each shard."""
+        count = len(self.cuts) - 1
+        for k in range(count):
+            yield shard_name(self.name, k, count), self.order[self.cuts[k] : self.cuts[k + 1]]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan:
+    """What will be written: sizes of all records, and where each goes."""
+
+    examples: Examples
+    casts: tuple[Cast, ...]
+    record_sizes: np.ndarray
+    splits: tuple[Split, ...]
+    channels: tuple[int, ...]  # of each feature, for statistics
+
+    @property
+    def files(self) -> list[str]:
+        """The names of all shards."""
+        return [file for split in self.splits for file, _ in split.shards()]
+
+    def shard_sizes(self) -> dict[str, int]:
+        """The bytes of every shard."""
+        return {
+            file: int(self.record_sizes[members].sum()) for split in self.splits for file, members in split.shards()
+        }
+
+    def count_labels(self, split: Split, left_out: np.ndarray) -> LabelCounts | None:
+        """How many examples of a split have which label, without those `left_out`; None where nobody counts."""
+        if self.examples.labels is None:
+            return None
+        kept = np.setdiff1d(split.order, left_out) if len(left_out) else split.order
+        return count_labels(self.examples.labels[kept], named=bool(self.examples.classes))
+
+    def shards(self, wanted: set[str] | None = None) -> Iterator[ShardSpec]:
+        """The shards to write, one by one; those in `wanted` only, if given."""
+        for split in self.splits:
+            for file, members in split.shards():
+                if wanted is None or file in wanted:
+                    yield self._shard(file, members)
+
+    def _shard(self, file: str, ids: np.ndarray) -> ShardSpec:
+        examples = self.examples
+        columns = tuple(
+            _column(table, sources[ids], cast, channels)
+            for table, sources, cast, channels in zip(
+                examples.tables, examples.sources, self.casts, self.channels, strict=True
+            )
+        )
+        return ShardSpec(
+            file=file,
+            columns=columns,
+            rows=None if examples.rows is None else examples.rows[ids],
+            labels=None if examples.labels is None else examples.labels[ids],
+            record_sizes=self.record_sizes[ids],
+        )
+
+
+def _column(table: SourceTable, sources: np.ndarray, cast: Cast, channels: int) -> Column:
+    distinct, local = np.unique(sources, return_inverse=True)
+    used, header_ids = np.unique(table.header_ids[distinct], return_inverse=True)
+    files = table.file_ids[distinct]
+    used_dirs, dir_ids = np.unique(table.dir_ids[files], return_inverse=True)
+    names = table.files.names
+    return Column(
+        feature=table.feature,
+        cast=cast,
+        headers=[table.headers[i] for i in used.tolist()],
+        header_ids=header_ids.reshape(-1).tolist(),
+        dirs=[table.files.dirs[d] for d in used_dirs.tolist()],
+        dir_keys=[table.files.dir_keys[d] for d in used_dirs.tolist()],
+        dir_ids=dir_ids.reshape(-1).tolist(),
+        names=[names[f] for f in files.tolist()],
+        suffix=table.suffix,
+        stamps=table.stamps[distinct].tolist(),
+        members=[table.members[i] for i in distinct.tolist()] if table.members else None,
+        sources=local.reshape(-1).astype(np.int32),
+        channels=channels,
+    )
