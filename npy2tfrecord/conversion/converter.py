@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from npy2tfrecord.conversion.dispatcher import write_all
-from npy2tfrecord.conversion.surveyor import survey
+from npy2tfrecord.conversion.surveyor import keep_small_files, survey
 from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, UnstableError, display
 from npy2tfrecord.formats import manifest as manifests
@@ -29,11 +29,12 @@ from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.planner import plan
 from npy2tfrecord.sources.finder import Batch, collect, find
+from npy2tfrecord.storage.kept import KeptFiles
 from npy2tfrecord.writing.shard_writer import ShardEntry
 from npy2tfrecord.writing.statistics import Moments
 
-_BYTES_FOR_PROCESSES = 48 * 10**6  # below, starting worker processes takes longer than doing it here
-_RECORDS_FOR_PROCESSES = 10_000
+_SECONDS_FOR_PROCESSES = 0.1  # of work; less is done here sooner than worker processes are started
+_SECONDS_A_BYTE, _SECONDS_A_RECORD, _SECONDS_A_FILE = 0.7e-9, 3e-6, 7e-6  # the last unless the file was kept whole
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def convert(
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
+    in_flight: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: ProgressFunction | None = None,
@@ -114,6 +116,7 @@ def convert(
     jobs: worker processes; None for one per core.
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
+    in_flight: requests to storage that a worker keeps under way; None finds out how many pay.
     overwrite: replace the data set that is in `out`.
     dry_run: write nothing; hashes and last bytes in the manifest are empty.
     progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
@@ -129,7 +132,7 @@ def convert(
         follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
         missing=missing, dtype=dtype, stats=stats, split=split, split_by=split_by, shard_size=shard_size,
         num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync, read_back=read_back,
-        jobs=jobs, backend=backend, scheduler=scheduler,
+        jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight,
     )  # fmt: skip
     return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
 
@@ -154,12 +157,15 @@ class Conversion:
         self._done = 0
         self._shards_done = 0
         self._files = 0, 0  # found, scanned
+        self._memory: KeptFiles | None = None
 
     def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
         options = self.options
         paths, jobs = [path for _, path in self.sources], pool.effective_jobs(options.jobs)
-        with dask_cluster.connected(options.backend, options.scheduler, jobs, paths):
+        with dask_cluster.connected(options.backend, options.scheduler, jobs, paths), ExitStack() as stack:
+            if not dry_run and (kept := keep_small_files(options)) is not None:
+                self._memory = stack.enter_context(kept)
             return self._run(dry_run, damaged)
 
     def _run(self, dry_run: bool, damaged: frozenset[str]) -> Manifest:
@@ -206,15 +212,19 @@ class Conversion:
             finally:
                 workspace.close()
 
-    def plan_like(self, manifest: Manifest) -> Plan:
-        """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
+    def plan_like(self, manifest: Manifest, kept: KeptFiles | None = None) -> Plan:
+        """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another.
+
+        Small files are read whole as long as `kept` has room.
+        """
+        self._memory = kept
         planned, identity = self._plan(find(self.sources, self.options))
         self._check_same(dict(manifest.options), dict(manifest.sources), identity)
         return planned
 
     def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, dict[str, Any]]:
         """The plan for the files found and those that are still being found, and what tells it from others."""
-        scanned = survey(batches, self.options, self._tell_files)
+        scanned = survey(batches, self.options, self._tell_files, self._memory)
         planned = plan(join(scanned, self.options), self.options)
         return planned, identity_of(scanned.found) | {"examples": len(planned.examples), "data": data_hash(planned)}
 
@@ -281,13 +291,14 @@ class Conversion:
                 keys_hash = Hash(encode_keys(keys)).hexdigest() if len(keys) == entry.examples else None
                 candidates.append((self.workspace.out, entry.shard, self.options.compression, keys_hash))
         size = sum(shard.bytes for _, shard, _, _ in candidates)
-        whole = pool.run(is_whole, candidates, jobs=self._jobs(size, len(candidates)), backend=self.options.backend)
+        whole = pool.run(is_whole, candidates, jobs=self._jobs(size), backend=self.options.backend)
         return {file: entries[file] for file, found in whole if found}
 
     # --- writing
 
-    def _jobs(self, size: int, records: int) -> int:
-        if pool.is_local(self.options.backend) and size < _BYTES_FOR_PROCESSES and records < _RECORDS_FOR_PROCESSES:
+    def _jobs(self, size: int, records: int = 0, files: int = 0) -> int:
+        seconds = size * _SECONDS_A_BYTE + records * _SECONDS_A_RECORD + files * _SECONDS_A_FILE
+        if pool.is_local(self.options.backend) and seconds < _SECONDS_FOR_PROCESSES:
             return 1
         return pool.effective_jobs(self.options.jobs)
 
@@ -323,7 +334,8 @@ class Conversion:
         self._check_space(sum(sizes[file] for file in missing), planned)
         total = sum(sizes.values())
         self._done, self._shards_done = total - sum(sizes[file] for file in missing), len(entries)
-        jobs = min(self._jobs(sum(sizes[f] for f in missing), len(planned.record_sizes)), max(1, len(missing)))
+        jobs = self._jobs(sum(sizes[file] for file in missing), len(planned.record_sizes), _files_to_open(planned))
+        jobs = min(jobs, max(1, len(missing)))
 
         expected = {shard.file: shard.hash for shard in earlier.shards} if earlier else {}
 
@@ -407,6 +419,16 @@ def _told(out: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError.from_os("work in", error.filename or out, error) from error
+
+
+def _files_to_open(planned: Plan) -> int:
+    """How many files are still to be read: all that were not kept whole."""
+    if planned.examples.rows is not None:
+        return 0
+    return sum(
+        len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
+        for table, sources in zip(planned.examples.tables, planned.examples.sources, strict=True)
+    )
 
 
 def _shard_counts(planned: Plan) -> dict[str, int]:

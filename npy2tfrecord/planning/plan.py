@@ -34,6 +34,8 @@ class Column:
     members: list[Member] | None
     sources: np.ndarray  # of each example, in the order of writing
     channels: int  # for statistics; 0 when there are none
+    kept: int = -1  # the number of the memory that small files are kept in
+    places: list[int] | None = None  # of each source in it, or -1
 
     @cached_property
     def paths(self) -> list[bytes]:
@@ -190,4 +192,6 @@ def _column(table: SourceTable, sources: np.ndarray, cast: Cast, channels: int) 
         members=[table.members[i] for i in distinct.tolist()] if table.members else None,
         sources=local.reshape(-1).astype(np.int32),
         channels=channels,
+        kept=table.kept,
+        places=None if table.places is None else table.places[distinct].tolist(),
     )

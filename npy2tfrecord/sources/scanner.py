@@ -107,7 +107,8 @@ def _npy_table(
     known: dict[bytes, int] = {}
     headers: list[Header] = []
     bad: dict[int, InputError] = {}
-    for _, start, raws, ids, stamped, failed in parts:
+    kept, places = -1, np.full(count, -1, dtype=np.int64)
+    for _, start, raws, ids, stamped, failed, number, placed in parts:
         renumbered = np.empty(len(raws) + 1, dtype=np.int32)
         renumbered[-1] = -1
         for local, raw in enumerate(raws):
@@ -117,6 +118,8 @@ def _npy_table(
             renumbered[local] = known[raw]
         header_ids[start : start + len(ids)] = renumbered[ids]
         stamps[start : start + len(ids)] = stamped
+        if placed is not None:
+            kept, places[start : start + len(ids)] = number, placed
         bad.update({start + i: error for i, error in failed})
     unusable = np.array([*map(is_void, headers), False])  # the last is for -1: no header
     for i in np.flatnonzero(unusable[header_ids]).tolist():
@@ -132,6 +135,8 @@ def _npy_table(
         stamps=stamps,
         suffix=b".npy",
         single_file=found.single_file,
+        kept=kept,
+        places=None if kept < 0 else places,
     )
     if bad:
         table = table.take(np.setdiff1d(table.file_ids, np.fromiter(bad, dtype=np.int64), assume_unique=True))

@@ -58,6 +58,8 @@ class SourceTable:
     suffix: bytes  # the end of a file's name, behind the key
     members: list[Member] | None = None
     single_file: bool = False
+    kept: int = -1  # the number of the memory that small files are kept in
+    places: np.ndarray | None = None  # of each source's file in it, or -1; int64
 
     def __len__(self) -> int:
         return len(self.file_ids)
@@ -98,6 +100,7 @@ class SourceTable:
             file_ids=self.file_ids[sources],
             header_ids=self.header_ids[sources],
             stamps=self.stamps[sources],
+            places=None if self.places is None else self.places[sources],
             members=[self.members[i] for i in sources.tolist()] if self.members else None,
         )
 

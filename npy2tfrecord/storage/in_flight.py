@@ -100,12 +100,13 @@ class Batch:
 class InFlight:
     """The requests of one process, or of one part of its work.
 
-    `limit` is the number of threads to use; None finds it out as described above, 1 never begins a thread. Threads end
-    with `close`, which the `with` statement calls; nothing is to be forked before.
+    `limit` is the number of threads to use; None finds it out as described above, up to `most`, and 1 never begins a
+    thread. Threads end with `close`, which the `with` statement calls; nothing is to be forked before.
     """
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, most: int = MOST_IN_FLIGHT) -> None:
         self._limit = limit
+        self._most = most
         self._target = 0 if limit is None or limit <= 1 else limit
         self._slice = _FIRST_SLICE
         self._seen, self._count = _NOTHING, 0  # since the last judgement, in the caller's thread
@@ -216,13 +217,14 @@ class InFlight:
         waited = seen.wall - seen.cpu
         was_put_to_sleep = RUSAGE_THREAD is None or seen.sleeps >= _SLEEPS * count
         if waited > _WAITING * seen.wall and was_put_to_sleep:
-            self._target = min(max(2, round(2 * waited / max(seen.cpu, 1e-6))), MOST_IN_FLIGHT)
+            self._target = min(max(2, round(2 * waited / max(seen.cpu, 1e-6))), self._most)
             self._since = time.perf_counter(), time.process_time()
 
     # --- in threads
 
     def _begin_threads(self) -> None:
-        while len(self._threads) < self._target:
+        needed = sum(len(batch.left) for batch in self._batches)
+        while len(self._threads) < min(self._target, needed):
             number = len(self._threads)
             thread = threading.Thread(target=self._serve, args=(number,), name=f"storage-{number}", daemon=True)
             if number == len(self._current):
@@ -284,8 +286,8 @@ class InFlight:
                 if self._target < 2:
                     self._target, self._slice = 0, _FIRST_SLICE
                     self._seen, self._count = _NOTHING, 0
-            elif busy < _IDLE * wall and self._target < MOST_IN_FLIGHT:
-                self._target = min(2 * self._target, MOST_IN_FLIGHT)
+            elif busy < _IDLE * wall and self._target < self._most:
+                self._target = min(2 * self._target, self._most)
                 self._begin_threads()
                 self._changed.notify_all()
         self._report_hanging(now)

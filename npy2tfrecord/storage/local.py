@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from npy2tfrecord import syscalls
+from npy2tfrecord.storage.kept import MOST_FILE_BYTES, KeptFiles
 
 _PASSING = frozenset({errno.ESTALE, errno.EAGAIN, errno.EINTR})  # a server that was restarted, a file that was replaced
 _PAUSES_SECONDS = (0.01, 0.05, 0.25)
@@ -107,30 +108,43 @@ class WholeFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileStarts:
-    """Requests for the first `size` bytes of files, and their status.
+    """Requests for the first `size` bytes of files, and their status; small files are read whole where `kept` has room.
 
-    `take` gets them. It returns how many bytes it needs when these are too few, and is called again with as many as
-    there are.
+    `take` gets number, start, status, the place in `kept`, or -1, and whether it can have more. It returns how many
+    bytes it needs when these are too few, and is called once more with as many of them as there are.
     """
 
     paths: Sequence[bytes]
     size: int
-    take: Callable[[int, bytes, os.stat_result], int]
+    take: Callable[[int, bytes, os.stat_result, int, bool], int]
     odd: Callable[[int, OSError], None]
+    kept: KeptFiles | None = None
 
     def read(self, numbers: Iterator[int]) -> None:
         """Read the start of those files: open, status, one read, close."""
-        paths, size, take = self.paths, self.size, self.take
+        paths, size, take, kept = self.paths, self.size, self.take, self.kept
         opening, flags, closing = syscalls.open, syscalls.READ_FLAGS, syscalls.close
         fstat, pread = syscalls.fstat, syscalls.pread
         for i in numbers:
             try:
                 handle = opening(paths[i], flags)
                 try:
-                    status = fstat(handle)
-                    start = pread(handle, size, 0)
-                    if wanted := take(i, start, status):
-                        take(i, start + pread(handle, wanted - len(start), len(start)), status)
+                    status, place = fstat(handle), -1
+                    if (
+                        kept is not None
+                        and 0 < status.st_size <= MOST_FILE_BYTES
+                        and (room := kept.room(status.st_size)) is not None
+                    ):
+                        place, memory = room
+                        count = syscalls.readv(handle, (memory,))
+                        start = bytes(memory[: min(count, size)])
+                        if count != status.st_size or stamp(fstat(handle)) != stamp(status):
+                            place = -1  # cut short, or it is being written
+                    else:
+                        start = pread(handle, size, 0)
+                    if wanted := take(i, start, status, place, True):
+                        start += pread(handle, wanted - len(start), len(start))
+                        take(i, start, status, place, False)
                 finally:
                     closing(handle)
             except OSError as error:

@@ -8,7 +8,7 @@ are read in the order in which the sources lie on the disk.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from npy2tfrecord.planning.plan import Column, ShardSpec
 from npy2tfrecord.sources.array_reader import ArrayReader
 from npy2tfrecord.sources.table import unreadable
 from npy2tfrecord.storage.in_flight import Batch, InFlight
+from npy2tfrecord.storage.kept import memory_of
 from npy2tfrecord.storage.local import Ranges, WholeFiles, is_passing, patiently
 from npy2tfrecord.writing.record_layout import Forms, scatter
 from npy2tfrecord.writing.sink import Compressor
@@ -360,6 +361,8 @@ class _ShardWriter:
             def done(i: int) -> None:
                 pass
 
+        if column.places is not None and (memory := memory_of(column.kept)) is not None:
+            order = self._take_kept(column, memory, raws, views, sources, order, done)
         files = WholeFiles(
             paths=paths,
             starts=[raw or b"" for raw in raws],
@@ -369,6 +372,29 @@ class _ShardWriter:
             odd=odd,
         )
         window.reads.append(self._requests.submit(files.read, order, paths.__getitem__))
+
+    def _take_kept(
+        self,
+        column: Column,
+        memory: memoryview,
+        raws: list[bytes | None],
+        views: list[memoryview],
+        sources: list[int],
+        order: list[int],
+        done: Callable[[int], None],
+    ) -> list[int]:
+        """Copy the values of files that were kept whole; returns those of `order` that were not."""
+        places, others = column.places, []
+        assert places is not None
+        for i in order:
+            place, raw = places[sources[i]], raws[i]
+            if place < 0 or raw is None:
+                others.append(i)
+            else:
+                view = views[i]
+                view[:] = memory[place + len(raw) : place + len(raw) + len(view)]
+                done(i)
+        return others
 
     def _begin_rows(self, f: int, window: _Window) -> None:
         """The same for rows: each source is opened once, and its rows are read in their order."""

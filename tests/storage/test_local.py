@@ -10,6 +10,7 @@ import pytest
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.storage.in_flight import InFlight
+from npy2tfrecord.storage.kept import KeptFiles, memory_of
 from npy2tfrecord.storage.local import FileStarts, Ranges, WholeFiles, patiently, stamp
 
 COUNT = 200
@@ -59,16 +60,40 @@ def test_starts_are_read_and_more_where_it_is_needed(paths: list[bytes], limit: 
     missing: list[int] = []
     os.unlink(paths[9])
 
-    def take(number: int, start: bytes, status: os.stat_result) -> int:
+    def take(number: int, start: bytes, status: os.stat_result, place: int, has_more: bool) -> int:
+        assert place == -1
         assert status.st_size == len(START) + 6
         found[number] = start
-        return 22 if number % 2 and len(start) == 8 else 0
+        return 22 if number % 2 and has_more else 0
 
     starts = FileStarts(paths=paths, size=8, take=take, odd=lambda number, error: missing.append(number))
     with InFlight(limit) as requests:
         requests.run(starts.read, range(COUNT))
     assert missing == [9]
     assert found == {i: (START + b"%06d" % i)[: 22 if i % 2 else 8] for i in range(COUNT) if i != 9}
+
+
+@pytest.mark.parametrize("limit", [1, 16])
+def test_small_files_are_kept_whole_while_there_is_room(paths: list[bytes], limit: int) -> None:
+    size = len(START) + 6
+    places: dict[int, int] = {}
+    starts: dict[int, bytes] = {}
+
+    def take(number: int, start: bytes, status: os.stat_result, place: int, has_more: bool) -> int:
+        places[number], starts[number] = place, start
+        return 0
+
+    with KeptFiles(100 * (size + 1)) as kept, InFlight(limit) as requests:
+        files = FileStarts(paths=paths, size=8, take=take, odd=lambda number, error: None, kept=kept)
+        requests.run(files.read, range(COUNT))
+        memory = memory_of(kept.number)
+        assert memory is not None
+        assert sum(place >= 0 for place in places.values()) == 100
+        for i, place in places.items():
+            assert starts[i] == START[:8]
+            if place >= 0:
+                assert bytes(memory[place : place + size]) == START + b"%06d" % i
+    assert memory_of(kept.number) is None
 
 
 @pytest.mark.parametrize("limit", [1, 16])
