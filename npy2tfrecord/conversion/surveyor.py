@@ -130,7 +130,7 @@ def _runner(options: Options, kept: KeptFiles | None) -> Run:
         with InFlight(options.in_flight, most=MOST_IN_FLIGHT * jobs) as requests:
             # Its first files say whether storage waits. Then one process does as well as many, and keeps what it reads.
             yield from read_here(islice(tasks, 1), requests, kept)
-            first = [] if requests.target else list(islice(tasks, few - 1))
+            first = [] if requests.target else list(islice(tasks, max(0, few - 1)))
             tasks = chain(first, tasks)
             if jobs == 1 or len(first) < few - 1:
                 yield from read_here(tasks, requests, kept)
