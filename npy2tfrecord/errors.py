@@ -36,6 +36,14 @@ class UsageError(Error, ValueError):
     exit_code = 2
 
 
+class FormatVersionError(UsageError):
+    """A data set in a format that only a newer version of this package can read."""
+
+
+class NewerFormatWarning(UserWarning):
+    """A data set in a newer minor version of the format: what this version does not know of it is ignored."""
+
+
 class InputError(Error, ValueError):
     """A source is not what it must be.
 

@@ -199,7 +199,7 @@ def _listed(paths: Path | Sequence[Path]) -> list[Path]:
 
 
 def anchored(sources: tuple[tuple[str | None, bytes], ...], backend: str) -> tuple[tuple[str | None, bytes], ...]:
-    """The sources by absolute paths where workers may be in another directory: those of a cluster."""
+    """The sources by absolute paths where the workers of a cluster may be in another directory."""
     if backend in LOCAL_BACKENDS:
         return sources
     return tuple((name, os.path.join(os.getcwdb(), path)) for name, path in sources)

@@ -1,7 +1,8 @@
 """`ArraySource`: the examples of a data set by number, as NumPy arrays, without TensorFlow.
 
-A shard's index says where each record is, so that one `pread` gets it; its checksum and its key are verified.
-Positions are held as NumPy arrays of 16 bytes a record, loaded shard by shard when first needed.
+A shard's index says where each record is, so that one `pread` gets it; its checksum is verified and its key compared
+with the one that was written there. Both are held in 16 bytes a record and the text of the keys, loaded shard by
+shard when first needed.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ import numpy as np
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, LABEL
-from npy2tfrecord.formats.keysums import residue
-from npy2tfrecord.formats.manifest import Manifest
-from npy2tfrecord.formats.shard import key_of
+from npy2tfrecord.formats.manifest import Manifest, ShardInfo
+from npy2tfrecord.formats.shard import array_of, key_of
 from npy2tfrecord.formats.tfrecord import unframe
 from readers import splits
-from readers.manifests import PathLike, check_shards, load_manifest
+from readers.manifests import PathLike, load_manifest
 from readers.options import Features, ReadOptions
 from readers.outputs import name_outputs
 from readers.shards.example_parser import Templates
-from readers.shards.index import Table, load_table
+from readers.shards.index import Keys, Table, load_keys, load_table
+from readers.shards.presence import check_shards, open_shard
 
 Example = Any  # a dict of arrays, an array or a tuple, as `features` says
 
@@ -40,12 +41,9 @@ _RUN_BYTES = 8 * 2**20  # that are read together at most
 class _File:
     """An open file that is closed when nothing holds it any more."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, directory: str, info: ShardInfo) -> None:
         self.handle = -1
-        try:
-            self.handle = syscalls.open_regular(path)
-        except OSError as error:
-            raise DamageError(f"{display(path)}: {error.strerror or error}") from error
+        self.handle = open_shard(directory, info)
 
     def __del__(self) -> None:
         if self.handle >= 0:
@@ -61,7 +59,7 @@ class ArraySource:
     """
 
     def __init__(self, path: PathLike, *, split: str | None = None, features: Features = None) -> None:
-        self._path = os.fspath(path)
+        self._path = os.fsdecode(path)
         self._split = split
         self._features = ReadOptions(features=features).features  # validated
         self.manifest: Manifest = load_manifest(path)
@@ -75,17 +73,17 @@ class ArraySource:
         for name, column in self._outputs.items():
             if column.endswith("/length"):
                 raise UsageError(f"{name!r}: arrays here have their own shape; there is no length to ask for")
-        self._dtypes = {info.name: info.array_dtype for info in self.manifest.features}
-        self._shapes = {info.name: (info.min_shape, info.max_shape) for info in self.manifest.features}
+        self._infos = {info.name: (info, info.array_dtype) for info in self.manifest.features}
         self._shards = selection.shards
         self._parts = selection.parts
         self._ends = list(accumulate(part.count for part in self._parts))
-        check_shards(path, [self._shards[part.shard] for part in self._parts])
+        check_shards(self._path, [self._shards[part.shard] for part in self._parts])
         self._start()
 
     def _start(self) -> None:
         self._templates = Templates(info.name for info in self.manifest.features)
         self._tables: dict[int, Table] = {}
+        self._keys: dict[int, Keys] = {}
         self._files: dict[int, _File] = {}
         self._lock = threading.Lock()
 
@@ -128,6 +126,15 @@ class ArraySource:
         """What torch.utils.data.DataLoader asks a batch with."""
         return self._read_many(indices)
 
+    def index_of(self, key: str) -> int:
+        """The number of the example with this key. Raises `KeyError` where there is none."""
+        data = key.encode("utf-8", "surrogateescape")
+        for part, end in zip(self._parts, self._ends, strict=True):
+            record = self._keys_of(part.shard).find(data)
+            if record is not None and part.first <= record < part.first + part.count:
+                return end - part.count + record - part.first
+        raise KeyError(f"no example has the key {key!r}")
+
     def close(self) -> None:
         """Close the shards. They are opened again when they are needed."""
         with self._lock:
@@ -145,16 +152,23 @@ class ArraySource:
         return self._parts[part].shard, self._parts[part].first + position - start
 
     def _table(self, shard: int) -> Table:
-        """Where the records of a shard are, and which."""
+        """Where the records of a shard are."""
         table = self._tables.get(shard)
         if table is None:
             table = self._tables[shard] = load_table(self._path, self._shards[shard])
         return table
 
+    def _keys_of(self, shard: int) -> Keys:
+        """The keys of a shard's records."""
+        keys = self._keys.get(shard)
+        if keys is None:
+            keys = self._keys[shard] = load_keys(self._path, self._shards[shard])
+        return keys
+
     def _file(self, shard: int) -> _File:
         file = self._files.get(shard)
         if file is None:
-            file = _File(os.path.join(self._path, self._shards[shard].file))
+            file = _File(self._path, self._shards[shard])
             with self._lock:
                 file = self._files.setdefault(shard, file)
                 while len(self._files) > _MAX_OPEN:
@@ -171,7 +185,7 @@ class ArraySource:
         start = 0
         while start < len(places):
             shard, first, _ = places[start]
-            offsets, sizes, _ = table = self._table(shard)
+            offsets, sizes = table = self._table(shard)
             stop = start + 1
             while stop < len(places) and places[stop][0] == shard:
                 before, record = places[stop - 1][1], places[stop][1]
@@ -188,7 +202,8 @@ class ArraySource:
 
     def _read_run(self, shard: int, records: Sequence[int], table: Table) -> list[Example]:
         """Rising records of one shard, by one read."""
-        offsets, sizes, known = table
+        offsets, sizes = table
+        keys = self._keys_of(shard)
         base = int(offsets[records[0]])
         size = int(offsets[records[-1]]) + int(sizes[records[-1]]) - base
         data = memoryview(bytearray(size))
@@ -198,7 +213,7 @@ class ArraySource:
             start = int(offsets[record]) - base
             try:
                 columns = self._templates.parse(unframe(data[start : start + int(sizes[record])]))
-                if known is not None and residue(key_of(columns)) != known[record]:
+                if not keys.is_at(record, key_of(columns)):
                     raise DamageError("a whole record, but not the one that was written there")
                 examples.append(self._decode(columns))
             except DamageError as error:
@@ -235,17 +250,8 @@ class ArraySource:
             raise DamageError(f"the example has no {column!r}")
         if column == KEY:
             return str(value, "utf-8", "surrogateescape")
-        shape = columns.get(column + "/shape")
-        low, high = self._shapes[column]
-        if not isinstance(shape, list):  # of a 0-d array nothing is written but an empty list
-            shape = []
-        if len(shape) != len(low) or not all(a <= n <= b for a, n, b in zip(low, shape, high, strict=True)):
-            raise DamageError(f"{column!r} has the shape {tuple(shape)}, which the manifest does not allow")
-        try:
-            array = np.frombuffer(value, dtype=self._dtypes[column]).reshape(shape)
-        except ValueError:
-            raise DamageError(f"{column!r} has {len(value)} bytes, which do not make shape {tuple(shape)}") from None
-        return array.copy()  # aligned, writable, and not holding on to its neighbours
+        info, dtype = self._infos[column]
+        return array_of(columns, info).astype(dtype)  # a copy: aligned, writable, and not holding on to its neighbours
 
 
 def _remake(path: str, split: str | None, features: Features) -> ArraySource:

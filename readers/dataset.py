@@ -8,20 +8,21 @@ from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
-from readers import garbage, splits
-from readers.manifests import PathLike, check_shards, load_manifest
+from readers import splits
+from readers.manifests import PathLike, load_manifest
 from readers.options import AUTOTUNE, Features, Padding, ReadOptions
 from readers.outputs import choose_outputs
 from readers.pipeline.malloc import keep_large_blocks
 from readers.pipeline.strategy import choose
 from readers.shards import damage
+from readers.shards.index import Table, load_table
+from readers.shards.presence import check_shards
 from readers.splits import Part
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 
-@garbage.put_off
 def load_dataset(
     path: PathLike,
     *,
@@ -57,7 +58,7 @@ def load_dataset(
     drop_remainder: leave out the last batch when it is smaller, so that the batch's size is static.
     shuffle: True, or how much is shuffled at a time: examples, or a size such as '256MB'.
     seed: makes the order the same in every run; it still differs from epoch to epoch.
-    repeat: True for ever, or a number of epochs.
+    repeat: True without end, or a number of epochs.
     padding: to the longest of the batch ('batch'), the largest of the data set ('dataset'), or {'array': (512, 80)}.
     padding_value: what is padded with; a number, or a dict of them by feature.
     ragged: RaggedTensors instead of padding.
@@ -69,7 +70,8 @@ def load_dataset(
     deterministic: whether the order must be the same every time; None where a seed is given or nothing is shuffled.
     cache: True to keep what was read in memory, or the path of a file to keep it in.
     prefetch, num_parallel_calls: chosen when left out.
-    tune_malloc: whether glibc may be told to keep large blocks of memory; None where batches are large.
+    tune_malloc: make glibc keep large blocks of memory, in the whole process, which is said once in the log `readers`
+        at level INFO; None where batches are large. `docs/reading.md` has the environment variables that do the same.
     on_corrupt: 'raise', or 'skip' to check all records first and leave out the damaged ones, with a `DamageWarning`.
 
     Raises `UsageError` for a request that can't be met and `DamageError` for a missing or wrong shard.
@@ -86,12 +88,14 @@ def load_dataset(
     selection = splits.select(manifest, split)
     outputs = choose_outputs(manifest, options)
     check_padding_names(manifest, options)
-    check_shards(path, [selection.shards[i] for i in sorted({part.shard for part in selection.parts})])
-    parts, impassable = selection.parts, frozenset[int]()
+    used_shards = [selection.shards[i] for i in sorted({part.shard for part in selection.parts})]
+    check_shards(directory, used_shards, compare_tails=options.on_corrupt == "raise")
+    parts, indexes = selection.parts, dict[int, Table]()
     if options.on_corrupt == "skip":
         damaged = damage.find(directory, selection.shards, parts, manifest.compression)
         parts = damage.without(parts, damaged)
-        impassable = frozenset(each.shard for each in damaged if each.head)
+        impassable = {each.shard for each in damaged if each.head}
+        indexes = {shard: load_table(directory, selection.shards[shard]) for shard in impassable}
         if damaged:
             damage.warn(directory, selection.shards, damaged)
     parts = splits.share(parts, *options.worker_index())
@@ -111,7 +115,7 @@ def load_dataset(
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
         wanted = set(outputs.values())
-        return ShardRecords(directory, selection.shards, parts, manifest.compression, wanted, decoders, impassable)
+        return ShardRecords(directory, selection.shards, parts, manifest.compression, wanted, decoders, indexes)
 
     return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
 

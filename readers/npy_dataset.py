@@ -17,7 +17,7 @@ from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.sources.finder import find
-from readers import garbage, splits
+from readers import splits
 from readers.dataset import check_padding_names, features_used
 from readers.options import ReadOptions
 from readers.outputs import choose_outputs
@@ -32,7 +32,6 @@ _SPLIT = "train"
 _MAX_PIECES = 2**16
 
 
-@garbage.put_off
 def load_npy(
     sources: Any,
     *,

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 import math
 import numbers
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+import numpy as np
+
 from npy2tfrecord.errors import UsageError
+from npy2tfrecord.options import parse_size
 
 AUTOTUNE: Final = -1  # what tf.data.AUTOTUNE is: the reader chooses
 
 Features = str | tuple[str, ...] | Mapping[str, str] | None
 Padding = str | Mapping[str, tuple[int | None, ...]]
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(B|kB|MB|GB|KiB|MiB|GiB)", re.IGNORECASE)
+_FLAGS = (bool, np.bool_)
 _ELEMENTS = re.compile(r"(\d+)\s*elements?")
-_UNITS = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
 def parse_bytes(text: str, option: str) -> int:
     """The number of bytes that `256MB` (or kB, GB, KiB, MiB, GiB) means."""
-    match = _SIZE.fullmatch(text.strip())
-    size = float(match[1]) * _UNITS[match[2].lower()] if match else 0
-    if not 1 <= size < 2**63:
-        raise UsageError(f"{option}={text!r}: expected a size such as '256MB' or '1GiB'")
-    return int(size)
+    try:
+        if text.strip().isdigit():  # a number without a unit is no size here, but a number of examples
+            raise UsageError(f"{text!r} has no unit")
+        return parse_size(text)
+    except UsageError:
+        raise UsageError(f"{option}={text!r}: expected a size such as '256MB' or '1GiB'") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,24 +77,29 @@ class ReadOptions:
 
     def __post_init__(self) -> None:
         for name in ("drop_remainder", "ragged", "with_lengths", "normalize"):
-            if not isinstance(getattr(self, name), bool):
-                raise UsageError(f"{name}={getattr(self, name)!r}: expected True or False")
+            self._check_flag(name, "True or False")
         for name in ("deterministic", "tune_malloc"):
-            if getattr(self, name) not in (None, True, False):
-                raise UsageError(f"{name}={getattr(self, name)!r}: expected True, False or None")
+            if getattr(self, name) is not None:
+                self._check_flag(name, "True, False or None")
         self._check_batch()
         self._check_features()
         self._check_shuffle()
-        if not isinstance(self.repeat, bool):
-            _check_integer("repeat", self.repeat, 1, "True, False or a number of epochs")
+        if isinstance(self.repeat, _FLAGS):
+            self._check_flag("repeat", "")
+        else:
+            self._check_integer("repeat", 1, "True, False or a number of epochs")
         if self.map_fn is not None and not callable(self.map_fn):
             raise UsageError(f"map_fn={self.map_fn!r}: expected a function")
+        if isinstance(self.cache, os.PathLike):
+            object.__setattr__(self, "cache", os.fspath(self.cache))
+        if isinstance(self.cache, _FLAGS):
+            self._check_flag("cache", "")
         if not isinstance(self.cache, bool | str) or self.cache == "":
             raise UsageError(f"cache={self.cache!r}: expected True (in memory), False, or the path of a file")
-        for name in ("prefetch", "num_parallel_calls"):
+        for name, least in (("prefetch", 0), ("num_parallel_calls", 1)):
             value = getattr(self, name)
-            if not (_is_integer(value) and (value == AUTOTUNE or value >= (1 if name[0] == "n" else 0))):
-                raise UsageError(f"{name}={value!r}: expected a number, or AUTOTUNE ({AUTOTUNE})")
+            if not _is_integer(value) or value != AUTOTUNE:
+                self._check_integer(name, least, f"a number, {least} or more, or AUTOTUNE ({AUTOTUNE})")
         if self.on_corrupt not in ("raise", "skip"):
             raise UsageError(f"on_corrupt={self.on_corrupt!r}: expected 'raise' or 'skip'")
         self._check_padding()
@@ -102,7 +111,7 @@ class ReadOptions:
             if self.buckets is None:
                 raise UsageError(f"batch_size={self.batch_size!r}: a budget a batch needs buckets=…")
         elif self.batch_size is not None:
-            _check_integer("batch_size", self.batch_size, 1, "a number of examples, 1 or more, or None for no batches")
+            self._check_integer("batch_size", 1, "a number of examples, 1 or more, or None for no batches")
         needs = {
             "drop_remainder": self.drop_remainder,
             "ragged": self.ragged,
@@ -118,15 +127,15 @@ class ReadOptions:
         if self.buckets is None:
             return
         if _is_integer(self.buckets):
-            _check_integer("buckets", self.buckets, 2, "a number of buckets, 2 or more, or their boundaries")
+            self._check_integer("buckets", 2, "a number of buckets, 2 or more, or their boundaries")
         elif isinstance(self.buckets, str) or not isinstance(self.buckets, Iterable):
             raise UsageError(f"buckets={self.buckets!r}: expected a number of buckets, or their boundaries")
         else:
-            object.__setattr__(self, "buckets", tuple(self.buckets))  # an iterator can be read only once
-            cuts = self.buckets
+            cuts = tuple(self.buckets)  # an iterator can be read only once
             rising = all(_is_integer(cut) and cut > 0 for cut in cuts) and list(cuts) == sorted(set(cuts))
             if not cuts or not rising:
                 raise UsageError(f"buckets={cuts!r}: expected boundaries that rise, such as (64, 128, 256)")
+            object.__setattr__(self, "buckets", tuple(int(cut) for cut in cuts))
         if self.padding != "batch":
             raise UsageError("buckets pad to the longest example of each batch; leave padding out")
 
@@ -153,10 +162,12 @@ class ReadOptions:
     def _check_shuffle(self) -> None:
         if isinstance(self.shuffle, str):
             parse_bytes(self.shuffle, "shuffle")
-        elif not isinstance(self.shuffle, bool):
-            _check_integer("shuffle", self.shuffle, 1, "True, False, a number of examples or a size such as '256MB'")
+        elif isinstance(self.shuffle, _FLAGS):
+            self._check_flag("shuffle", "")
+        else:
+            self._check_integer("shuffle", 1, "True, False, a number of examples or a size such as '256MB'")
         if self.seed is not None:
-            _check_integer("seed", self.seed, 0, "a number from 0 to 2**63 - 1")
+            self._check_integer("seed", 0, "a number from 0 to 2**63 - 1")
 
     def _check_padding(self) -> None:
         values = self.padding_value.values() if isinstance(self.padding_value, Mapping) else (self.padding_value,)
@@ -170,6 +181,20 @@ class ReadOptions:
                     raise UsageError(f"padding of {name!r}: found {shape!r}, expected a shape such as (512, 80)")
         elif self.padding not in ("batch", "dataset"):
             raise UsageError(f"padding={self.padding!r}: expected 'batch', 'dataset' or shapes by feature's name")
+
+    def _check_flag(self, name: str, expected: str) -> None:
+        """Make Python's bool of an option, NumPy's is taken too. Raises `UsageError` for anything else."""
+        value = getattr(self, name)
+        if not isinstance(value, _FLAGS):
+            raise UsageError(f"{name}={value!r}: expected {expected}")
+        object.__setattr__(self, name, bool(value))
+
+    def _check_integer(self, name: str, least: int, expected: str) -> None:
+        """Make Python's int of an option, NumPy's are taken too. Raises `UsageError` for anything else."""
+        value = getattr(self, name)
+        if not _is_integer(value) or not least <= value < 2**63:
+            raise UsageError(f"{name}={value!r}: expected {expected}")
+        object.__setattr__(self, name, int(value))
 
     def worker_index(self) -> tuple[int, int]:
         """Which of how many workers this is; (0, 1) when there is only one."""
@@ -201,9 +226,5 @@ class ReadOptions:
 
 
 def _is_integer(value: Any) -> bool:
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
-
-
-def _check_integer(name: str, value: Any, least: int, expected: str) -> None:
-    if not _is_integer(value) or not least <= value < 2**63:
-        raise UsageError(f"{name}={value!r}: expected {expected}")
+    """Whether it is a whole number, Python's or NumPy's."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, _FLAGS)

@@ -39,7 +39,7 @@ def commit_seconds(shards: int = 200) -> float:
         workspace.open()
         try:
             entries = [
-                ShardEntry(manifest.ShardInfo(manifest.shard_name("train", i, shards), 1, 1, "0" * 32, "00"), "")
+                ShardEntry.of(manifest.ShardInfo(manifest.shard_name("train", i, shards), 1, 1, "0" * 32, "00"))
                 for i in range(shards)
             ]
             for entry in entries:

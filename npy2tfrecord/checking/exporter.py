@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from npy2tfrecord import cleanup, syscalls
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
-from npy2tfrecord.formats import manifest as manifests
+from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.example import Value, parse_example
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from npy2tfrecord.formats.npy import write_header
@@ -31,7 +31,7 @@ def export(out: str | os.PathLike[str], directory: str | os.PathLike[str], *, ov
     disk fails.
     """
     path, target = os.fspath(out), os.fspath(directory)
-    manifest = manifests.load(path)
+    manifest = manifest_parsing.load(path)
     try:
         os.makedirs(target, exist_ok=True)
         root = syscalls.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

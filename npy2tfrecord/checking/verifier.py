@@ -12,7 +12,7 @@ from npy2tfrecord.checking.comparer import compare
 from npy2tfrecord.conversion.converter import Conversion
 from npy2tfrecord.conversion.surveyor import keep_small_files
 from npy2tfrecord.errors import ConflictError, DamageError, UsageError, display
-from npy2tfrecord.formats import manifest as manifests
+from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.manifest import INDEX_DIR, Manifest, ShardInfo, index_name, keys_name
 from npy2tfrecord.formats.shard import NO_LINK_FLAGS, check_example, content_of, key_of, load_keys, read_records
@@ -56,7 +56,7 @@ def verify(
     if it is known; `UsageError` when there is no data set.
     """
     path = os.fspath(out) if pool.is_local(backend) else os.path.abspath(out)
-    manifest = manifests.load(path)
+    manifest = manifest_parsing.load(path)
     if repair and source is None:
         raise UsageError("repair needs the sources: --repair --source SOURCE...")
     damage = _check_names(path, manifest)
@@ -101,8 +101,15 @@ def _options_of(manifest: Manifest, labels: str | None, running: Options) -> Opt
     kept = dict(manifest.options)
     try:
         # A stranger's manifest names no file that is to be read, and no machine that is to be asked.
-        if kept.keys() != _OPTION_TYPES.keys() or kept["labels"] not in (None, "dirs", "file"):
-            raise ValueError("others are there, or some are missing")
+        if unknown := kept.keys() - _OPTION_TYPES.keys():
+            raise UsageError(
+                f"the data set was made with options that this version of npy2tfrecord does not know, so its sources"
+                f" can't be compared: {', '.join(map(display, sorted(unknown)))}. It is older than the data set:"
+                " install a newer one"
+            )
+        kept = Options().shaping() | kept  # an option that is not recorded was added later, and had its default
+        if kept["labels"] not in (None, "dirs", "file"):
+            raise ValueError(f"labels is {kept['labels']!r:.60}")
         for name, value in kept.items():
             parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
             if type(value) not in _OPTION_TYPES[name] or not all(isinstance(part, str) for part in parts):
@@ -253,5 +260,5 @@ def _first_difference(data: bytes, lines: list[bytes]) -> str:
             found = data[position : position + 60].split(b"\n")[0]
             return f"line {number + 1}, of record {number}, reads {found!r}, the shard says {line[:-1]!r}"
         position += len(line)
-    behind = f"its last line, of record {len(lines) - 1}" if lines else "its end: the shard has no records"
-    return f"{len(data) - position} bytes or more behind {behind}"
+    last = f"record {len(lines) - 1}" if lines else "none: the shard has no records"
+    return f"{len(data) - position} bytes or more behind its last line, of {last}"

@@ -11,7 +11,7 @@ import numpy as np
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
-from npy2tfrecord.formats import manifest as manifests
+from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.example import LABEL, parse_example
 from npy2tfrecord.formats.manifest import Manifest, ShardInfo
 from npy2tfrecord.formats.shard import array_of, check_example, key_of, load_index, read_records
@@ -46,7 +46,7 @@ class View:
 
 def view(out: str | os.PathLike[str], key: str | bytes) -> View:
     """The example of that key. Raises `UsageError` when there is none, `DamageError` when it is damaged."""
-    manifest, wanted = manifests.load(out), os.fsencode(key)
+    manifest, wanted = manifest_parsing.load(out), os.fsencode(key)
     for shard in manifest.shards:
         for number, data in _candidates(os.fspath(out), shard, wanted, manifest):
             example = parse_example(data)

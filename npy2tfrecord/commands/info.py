@@ -27,9 +27,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the manifest or its summary."""
     from npy2tfrecord.commands import text
-    from npy2tfrecord.formats import manifest as manifests
+    from npy2tfrecord.formats import manifest_parsing
 
-    manifest = manifests.load(arguments.out)
+    manifest = manifest_parsing.load(arguments.out)
     if arguments.plot:
         from npy2tfrecord.commands.plots import plot_manifest
 

@@ -6,35 +6,38 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-
+from npy2tfrecord import __version__
 from npy2tfrecord.conversion.dispatcher import write_all
+from npy2tfrecord.conversion.finish import make_manifest, planned_entries, repaired_manifest
+from npy2tfrecord.conversion.resume import (
+    Entries,
+    check_begun,
+    check_repairable,
+    check_rewritten,
+    check_same,
+    kept_shards,
+    lost_shards,
+)
 from npy2tfrecord.conversion.surveyor import keep_small_files, survey
 from npy2tfrecord.conversion.workspace import Workspace
-from npy2tfrecord.errors import ConflictError, Error, InputError, OutputError, UnstableError, display
-from npy2tfrecord.formats import manifest as manifests
-from npy2tfrecord.formats.manifest import FeatureInfo, Hash, LabelCounts, Manifest, ShardInfo, Skipped
-from npy2tfrecord.formats.npy import dtype_from_name
-from npy2tfrecord.formats.shard import encode_keys, is_whole
+from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError
+from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_sources
-from npy2tfrecord.planning.examples import Examples
-from npy2tfrecord.planning.feature_summary import summarize
-from npy2tfrecord.planning.fingerprint import data_hash, identity_of
+from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.planner import plan
 from npy2tfrecord.sources.finder import Batch, collect, find
 from npy2tfrecord.storage.kept import KeptFiles
 from npy2tfrecord.writing.shard_writer import ShardEntry
-from npy2tfrecord.writing.statistics import Moments
 
 _SECONDS_FOR_PROCESSES = 0.1  # of work; less is done here sooner than worker processes are started
-_SECONDS_A_BYTE, _SECONDS_A_RECORD, _SECONDS_A_FILE = 0.7e-9, 3e-6, 7e-6  # the last unless the file was kept whole
+_SECONDS_A_BYTE, _SECONDS_A_RECORD, _SECONDS_A_FILE = 0.7e-9, 3e-6, 7e-6
+_BESIDE_BYTES = 30  # of the index and the keys, for each record, at most about
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,6 @@ def convert(
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
-    in_flight: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: ProgressFunction | None = None,
@@ -116,7 +118,6 @@ def convert(
     jobs: worker processes; None for one per core.
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
-    in_flight: requests to storage that a worker keeps under way; None finds out how many pay.
     overwrite: replace the data set that is in `out`.
     dry_run: write nothing; hashes and last bytes in the manifest are empty.
     progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
@@ -132,7 +133,7 @@ def convert(
         follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
         missing=missing, dtype=dtype, stats=stats, split=split, split_by=split_by, shard_size=shard_size,
         num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync, read_back=read_back,
-        jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight,
+        jobs=jobs, backend=backend, scheduler=scheduler,
     )  # fmt: skip
     return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
 
@@ -146,18 +147,16 @@ class Conversion:
         given = parse_sources(sources)
         self.sources = anchored(given, options.backend)
         relative = self.sources != given and not any(os.path.isabs(path) for _, path in given)
-        self._base = os.getcwd() + "/" if relative else ""  # what a run here would not put before names
+        self._base = os.getcwd() + "/" if relative else ""  # a run without a cluster does not put it before names
         self.options = options
         self.overwrite = overwrite
         self.progress = progress
         self.was_complete = False
+        self._files = 0, 0  # found, scanned
+        self._memory: KeptFiles | None = None
         if not pool.is_local(options.backend):
             out = os.path.abspath(out)
         self.workspace = Workspace(out, sync=options.fsync)
-        self._done = 0
-        self._shards_done = 0
-        self._files = 0, 0  # found, scanned
-        self._memory: KeptFiles | None = None
 
     def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
@@ -169,48 +168,38 @@ class Conversion:
             return self._run(dry_run, damaged)
 
     def _run(self, dry_run: bool, damaged: frozenset[str]) -> Manifest:
-        options, workspace = self.options, self.workspace
-        if (foreign := workspace.foreign()) and not self.overwrite:
-            raise ConflictError(
-                f"{display(workspace.out)} holds other files ({', '.join(map(display, foreign[:3]))}"
-                f"{', …' * (len(foreign) > 3)}); expected an empty or new directory"
-            )
-        batches: Iterable[Batch] = find(self.sources, options)
+        workspace = self.workspace
+        if not self.overwrite:
+            workspace.check_own()
+        batches: Iterable[Batch] = find(self.sources, self.options)
         earlier = None if self.overwrite else workspace.found_manifest()
         if earlier is not None:
-            batches = list(batches)  # what is complete needs no header
-            self._check_same(dict(earlier.options), dict(earlier.sources), identity_of(collect(batches)))
-            knows_all = options.labels in (None, "dirs")
-            if knows_all and not damaged and not self._lost_shards(earlier):
+            batches = list(batches)  # a complete data set is recognised by the names, unless a table has its labels
+            self._check_same(earlier, Fingerprint.of_files(collect(batches)))
+            if self.options.labels in (None, "dirs") and not self._lost(earlier, damaged):
                 return self._complete(earlier)
-        planned, identity = self._plan(batches)
+        planned, fingerprint = self._plan(batches)
         if earlier is not None:
-            self._check_same(dict(earlier.options), dict(earlier.sources), identity)
-            if not damaged and not self._lost_shards(earlier):  # the table of labels, which has no name, is the same
+            self._check_same(earlier, fingerprint)
+            if not self._lost(earlier, damaged):
                 return self._complete(earlier)
+            check_repairable(workspace.out, earlier)
         if dry_run:
-            sizes = planned.shard_sizes()
-            entries = {
-                file: ShardEntry(ShardInfo(file, count, sizes[file], "0" * 32, ""), "")
-                for file, count in _shard_counts(planned).items()
-            }
-            return self._manifest(planned, entries, identity)
-        with _told(workspace.out):
-            workspace.open()
-            try:
-                workspace.check_shared(options.backend)
-                if earlier is None and not self.overwrite and (other := workspace.found_manifest()):
-                    self._check_same(dict(other.options), dict(other.sources), identity)  # another run was faster
-                    workspace.finish({})
-                    self.was_complete = True
-                    return other
-                return self._write(planned, identity, earlier, damaged)
-            except BaseException as error:
-                if isinstance(error, InputError) and not isinstance(error, UnstableError):
-                    workspace.abandon()  # the same sources would end the same way again
-                raise
-            finally:
-                workspace.close()
+            return make_manifest(planned, planned_entries(planned), fingerprint, self.options, self._base)
+        with self._workspace_taken():
+            if earlier is None and not self.overwrite and (other := workspace.found_manifest()):
+                self._check_same(other, fingerprint)  # another run was faster
+                workspace.finish({})
+                self.was_complete = True
+                return other
+            self._begin_or_resume(planned, fingerprint)
+            entries = self._write_shards(planned, earlier, damaged)
+            if earlier is None:
+                made = make_manifest(planned, entries, fingerprint, self.options, self._base)
+            else:
+                made = repaired_manifest(earlier, entries)
+            workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()})
+            return made
 
     def plan_like(self, manifest: Manifest, kept: KeptFiles | None = None) -> Plan:
         """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another.
@@ -218,26 +207,30 @@ class Conversion:
         Small files are read whole as long as `kept` has room.
         """
         self._memory = kept
-        planned, identity = self._plan(find(self.sources, self.options))
-        self._check_same(dict(manifest.options), dict(manifest.sources), identity)
+        planned, fingerprint = self._plan(find(self.sources, self.options))
+        self._check_same(manifest, fingerprint)
         return planned
 
-    def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, dict[str, Any]]:
-        """The plan for the files found and those that are still being found, and what tells it from others."""
-        scanned = survey(batches, self.options, self._tell_files, self._memory)
-        planned = plan(join(scanned, self.options), self.options)
-        return planned, identity_of(scanned.found) | {"examples": len(planned.examples), "data": data_hash(planned)}
+    # --- the steps
 
-    def _tell_files(self, found: int, scanned: int) -> None:
-        self._files = found, scanned
-        if self.progress is not None:
-            self.progress(Progress(0, 0, 0, 0, found, scanned))
+    def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, Fingerprint]:
+        """The plan for the files found and those that are still being found, and the sources' fingerprint."""
+        scanned = survey(batches, self.options, self._report_files, self._memory)
+        planned = plan(join(scanned, self.options), self.options)
+        return planned, Fingerprint.of_files(scanned.found).with_plan(planned)
+
+    def _check_same(self, there: Manifest, fingerprint: Fingerprint) -> None:
+        check_same(self.workspace.out, there.options, there.sources, self.options, fingerprint)
+
+    def _lost(self, manifest: Manifest, damaged: frozenset[str]) -> bool:
+        """Whether any shard of a finished conversion must be written again."""
+        return bool(damaged or lost_shards(self.workspace.out, manifest, self.workspace.entries()))
 
     def _complete(self, manifest: Manifest) -> Manifest:
-        """Nothing is left to do, but perhaps the last step of a run that was killed at it."""
+        """Nothing is left to do, except perhaps the last step of a run that was killed at it."""
         self.was_complete = True
         if os.path.isdir(self.workspace.path):
-            with _told(self.workspace.out):
+            with _output_errors(self.workspace.out):
                 self.workspace.open()
                 try:
                     self.workspace.finish({})
@@ -245,173 +238,86 @@ class Conversion:
                     self.workspace.close()
         return manifest
 
-    # --- going on where an earlier run stopped
-
-    def _check_same(self, options: dict[str, Any], sources: dict[str, Any], identity: dict[str, Any]) -> None:
-        """Raise `ConflictError` unless what is in the output was made from these sources with these options."""
-        ours = self.options.shaping()
-        differ = [f"{n} is {options.get(n)!r} there, {ours.get(n)!r} now" for n in ours if options.get(n) != ours[n]]
-        if not differ:
-            if sources.get("files") != identity["files"]:
-                differ.append(f"{sources.get('files')} source files then, {identity['files']} now")
-            elif sources.get("names") != identity["names"]:
-                differ.append("the names of the source files have changed")
-            elif "data" in identity and sources.get("data") != identity["data"]:
-                differ.append("the dtypes, shapes or labels of the sources have changed")
-        if differ:
-            raise ConflictError(
-                f"{display(self.workspace.out)} holds a conversion of other data or with other options:"
-                f" {'; '.join(differ)}. --overwrite replaces it"
-            )
-
-    def _lost_shards(self, manifest: Manifest) -> list[str]:
-        """Shards of a finished conversion that are missing or do not have their size."""
-        lost = []
-        for shard in manifest.shards:
-            try:
-                names = shard.file, *(manifests.beside(shard.file, suffix) for suffix in manifests.BESIDE)
-                size, *_ = (os.stat(os.path.join(self.workspace.out, name)).st_size for name in names)
-                if size != shard.bytes:
-                    lost.append(shard.file)
-            except OSError:
-                lost.append(shard.file)
-        return lost
-
-    def _kept(self, planned: Plan, earlier: Manifest | None, damaged: frozenset[str]) -> dict[str, ShardEntry]:
-        """The shards of an earlier run that are whole, by size and content, and whose sources have not changed."""
-        entries = self.workspace.entries()
-        if earlier is not None:
-            entries = {shard.file: ShardEntry(shard, "") for shard in earlier.shards}
-        candidates = []
-        for spec in planned.shards(set(entries) - damaged):
-            entry = entries[spec.file]
-            if entry.sources_hash in ("", spec.sources_hash):
-                missing = {i for i, _ in entry.left_out}
-                keys = [key for i, key in enumerate(spec.record_keys) if i not in missing]
-                keys_hash = Hash(encode_keys(keys)).hexdigest() if len(keys) == entry.examples else None
-                candidates.append((self.workspace.out, entry.shard, self.options.compression, keys_hash))
-        size = sum(shard.bytes for _, shard, _, _ in candidates)
-        whole = pool.run(is_whole, candidates, jobs=self._jobs(size), backend=self.options.backend)
-        return {file: entries[file] for file, found in whole if found}
-
-    # --- writing
-
-    def _jobs(self, size: int, records: int = 0, files: int = 0) -> int:
-        seconds = size * _SECONDS_A_BYTE + records * _SECONDS_A_RECORD + files * _SECONDS_A_FILE
-        if pool.is_local(self.options.backend) and seconds < _SECONDS_FOR_PROCESSES:
-            return 1
-        return pool.effective_jobs(self.options.jobs)
-
-    def _write(
-        self, planned: Plan, identity: dict[str, Any], earlier: Manifest | None, damaged: frozenset[str]
-    ) -> Manifest:
+    @contextmanager
+    def _workspace_taken(self) -> Iterator[None]:
+        """The output directory belongs to this run."""
         workspace = self.workspace
-        intent = {"options": self.options.shaping(), "sources": identity}
+        with _output_errors(workspace.out):
+            workspace.open()
+            try:
+                workspace.check_shared(self.options.backend)
+                yield
+            except BaseException as error:
+                if isinstance(error, InputError) and not isinstance(error, UnstableError):
+                    workspace.abandon()  # the same sources would end the same way again
+                raise
+            finally:
+                workspace.close()
+
+    def _begin_or_resume(self, planned: Plan, fingerprint: Fingerprint) -> None:
+        """Record what this run is going to do, unless an earlier one began the same."""
+        workspace = self.workspace
+        intent = {"package": __version__, "options": self.options.shaping(), "sources": fingerprint.to_json()}
         begun = workspace.plan()
         as_begun = begun and {name: begun.get(name) for name in intent} == json.loads(json.dumps(intent))
         if self.overwrite and (workspace.is_finished or not as_begun):
             workspace.clear()  # but not what this very command began
             begun = None
         if begun:
-            self._check_same(begun.get("options", {}), begun.get("sources", {}), identity)
-        if not begun:  # without its plan, what an earlier run finished can't be distinguished from anything else
+            check_begun(workspace.out, begun, __version__)
+            check_same(workspace.out, begun.get("options", {}), begun.get("sources", {}), self.options, fingerprint)
+        else:  # without its plan, what an earlier run finished can't be distinguished from anything else
             workspace.begin(intent | {"files": planned.files})
-        entries = self._write_shards(planned, earlier, damaged)
-        if not any(entry.examples for entry in entries.values()):
-            first = next(skipped for entry in entries.values() for _, skipped in entry.left_out)
-            found = f"{first.reason}; with it, none of the {len(planned.examples)} examples can be written"
-            raise InputError(first.source, found, "at least one")
-        earlier = earlier or self._manifest(planned, entries, identity)
-        workspace.finish(neighbour_files(earlier) | {manifests.FILE_NAME: earlier.encode()})
-        return earlier
 
-    def _write_shards(self, planned: Plan, earlier: Manifest | None, damaged: frozenset[str]) -> dict[str, ShardEntry]:
+    def _write_shards(self, planned: Plan, earlier: Manifest | None, damaged: frozenset[str]) -> Entries:
         """Write all shards that are still to be written; the entries of all."""
         workspace, options = self.workspace, self.options
-        entries = self._kept(planned, earlier, damaged)
+        before = {shard.file: shard for shard in earlier.shards} if earlier else {}
+        written = workspace.entries() if earlier is None else {f: ShardEntry.of(s) for f, s in before.items()}
+        candidates = {file: entry for file, entry in written.items() if file not in damaged}
+        entries = kept_shards(workspace.out, planned, candidates, options, self._jobs)
         sizes = planned.shard_sizes()
-        missing = set(sizes) - set(entries)
-        self._check_space(sum(sizes[file] for file in missing), planned)
-        total = sum(sizes.values())
-        self._done, self._shards_done = total - sum(sizes[file] for file in missing), len(entries)
-        jobs = self._jobs(sum(sizes[file] for file in missing), len(planned.record_sizes), _files_to_open(planned))
-        jobs = min(jobs, max(1, len(missing)))
-
-        expected = {shard.file: shard.hash for shard in earlier.shards} if earlier else {}
+        missing = sizes.keys() - entries.keys()
+        size = sum(sizes[file] for file in missing)
+        if options.compression == "none":
+            workspace.check_space(size + _BESIDE_BYTES * len(planned.record_sizes))
+        total, done = sum(sizes.values()), sum(sizes[file] for file in entries)
 
         def check(entry: ShardEntry) -> None:
-            if entry.shard.hash != expected.get(entry.file, entry.shard.hash):
-                raise ConflictError(
-                    f"{display(workspace.out)}: {entry.file} is lost or damaged, and what its sources make now is not"
-                    " what was there: they have changed since the conversion. --overwrite converts all anew"
-                )
+            if entry.file in before:
+                check_rewritten(workspace.out, entry.shard, before[entry.file])
 
-        def done(entry: ShardEntry) -> None:
+        def take(entry: ShardEntry) -> None:
+            nonlocal done
             entries[entry.file] = entry
-            self._done += sizes[entry.file]
-            self._shards_done += 1
+            done += sizes[entry.file]
 
-        def tell() -> None:
+        def report() -> None:
             if self.progress is not None:
-                done = min(self._done + workspace.written_bytes(), total)
-                self.progress(Progress(done, total, self._shards_done, len(sizes), *self._files))
+                now = min(done + workspace.written_bytes(), total)
+                self.progress(Progress(now, total, len(entries), len(sizes), *self._files))
 
-        tell()
-        write_all(planned, missing, workspace, options, jobs, check, done, tell)
-        tell()
+        report()
+        jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_files()), max(1, len(missing)))
+        write_all(planned, set(missing), workspace, options, jobs, check, take, report)
+        report()
         return entries
 
-    def _check_space(self, needed: int, planned: Plan) -> None:
-        """Raise `OutputError` when the disk has no room for what is planned."""
-        if self.options.compression != "none":
-            return
-        needed += 30 * len(planned.record_sizes)  # the index, at most, and the keys
-        status = os.statvfs(self.workspace.out)
-        free = status.f_bavail * status.f_frsize
-        if needed > free:
-            raise OutputError(
-                f"{display(self.workspace.out)}: {needed} bytes are to be written, {free} are free on the disk."
-                " Make room and run the same command again."
-            )
+    def _jobs(self, size: int, records: int, files: int = 0) -> int:
+        """How many workers are worth starting for so many bytes, in so many records, of so many files to open."""
+        seconds = size * _SECONDS_A_BYTE + records * _SECONDS_A_RECORD + files * _SECONDS_A_FILE
+        if pool.is_local(self.options.backend) and seconds < _SECONDS_FOR_PROCESSES:
+            return 1
+        return pool.effective_jobs(self.options.jobs)
 
-    # --- the manifest
-
-    def _manifest(self, planned: Plan, entries: dict[str, ShardEntry], identity: dict[str, Any]) -> Manifest:
-        ordered = [entries[file] for file in planned.files]
-        stats = {
-            name: Moments.of_states(entry.moments[name] for entry in ordered).summary()
-            for name in ordered[0].moments
-            if all(name in entry.moments for entry in ordered)
-        }
-        left_out: list[np.ndarray] = []
-        skipped: list[Skipped] = list(planned.examples.skipped)
-        splits: dict[str, tuple[ShardInfo, ...]] = {}
-        label_counts: dict[str, LabelCounts] = {}
-        for split in planned.splits:
-            infos = []
-            for file, members in split.shards():
-                entry = entries[file]
-                infos.append(entry.shard)
-                positions = np.array([i for i, _ in entry.left_out], dtype=np.int64)
-                left_out.append(members[positions])
-                skipped.extend(reason for _, reason in entry.left_out)
-            splits[split.name] = tuple(infos)
-            if counted := planned.count_labels(split, np.concatenate(left_out[-len(infos) :])):
-                label_counts[split.name] = counted
-        return Manifest(
-            features=_features(planned, np.concatenate(left_out), stats),
-            splits=splits,
-            labels=None if planned.examples.labels is None else planned.examples.classes or (),
-            label_counts=label_counts,
-            compression=self.options.compression,
-            options=self.options.shaping(),
-            sources=identity,
-            skipped=tuple(replace(s, source=s.source.removeprefix(display(self._base))) for s in skipped),
-        )
+    def _report_files(self, found: int, scanned: int) -> None:
+        self._files = found, scanned
+        if self.progress is not None:
+            self.progress(Progress(0, 0, 0, 0, found, scanned))
 
 
 @contextmanager
-def _told(out: str) -> Iterator[None]:
+def _output_errors(out: str) -> Iterator[None]:
     """Whatever the file system refuses in the output is an `OutputError`."""
     try:
         yield
@@ -419,30 +325,3 @@ def _told(out: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise OutputError.from_os("work in", error.filename or out, error) from error
-
-
-def _files_to_open(planned: Plan) -> int:
-    """How many files are still to be read: all that were not kept whole."""
-    if planned.examples.rows is not None:
-        return 0
-    return sum(
-        len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
-        for table, sources in zip(planned.examples.tables, planned.examples.sources, strict=True)
-    )
-
-
-def _shard_counts(planned: Plan) -> dict[str, int]:
-    return {file: len(members) for split in planned.splits for file, members in split.shards()}
-
-
-def _features(planned: Plan, left_out: np.ndarray, stats: dict[str, dict[str, Any]]) -> tuple[FeatureInfo, ...]:
-    examples: Examples = planned.examples
-    features = []
-    for table, sources, cast in zip(examples.tables, examples.sources, planned.casts, strict=True):
-        counts = np.bincount(table.header_ids[sources], minlength=len(table.headers))
-        if len(left_out):
-            counts -= np.bincount(table.header_ids[sources[left_out]], minlength=len(table.headers))
-        dtype = dtype_from_name(cast.to_name)
-        info = summarize(table, counts, 0 if examples.rows is None else 1, dtype)
-        features.append(replace(info, stats=stats.get(info.name)))
-    return tuple(features)

@@ -22,6 +22,7 @@ from typing import Any
 from npy2tfrecord import cleanup, syscalls
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
 from npy2tfrecord.formats import manifest as manifests
+from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.manifest import BESIDE, Hash, Manifest, ShardInfo, Skipped, beside
 from npy2tfrecord.jobs.dask_cluster import check_output
 from npy2tfrecord.writing.shard_writer import ShardEntry
@@ -33,6 +34,7 @@ _LOCK_SECONDS = 2.0  # workers of a run that was killed have its lock until they
 _TEMPORARY = re.compile(r"[0-9a-f]{16}-.+\.(shard|idx|keys|file)")
 _SHARD = re.compile(r".+-\d{5,7}-of-\d{5,7}\.tfrecord")
 OWN_MARK = "~"  # behind a stem, before what tells one worker's attempt at a shard from another's
+_SHOWN = 3  # names of strangers, in a message
 NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt")
 
 
@@ -151,21 +153,39 @@ class Workspace:
         if not self.is_finished:
             return None
         try:
-            return manifests.load(self.out)
+            return manifest_parsing.load(self.out)
         except (DamageError, UsageError) as error:
             raise ConflictError(f"{error}. --overwrite replaces it") from None
 
-    def foreign(self) -> list[str]:
-        """Names in the output directory when it holds no data set, finished or begun."""
+    def check_own(self) -> None:
+        """Raise `ConflictError` when the output directory holds files, but no data set, finished or begun."""
         try:
             names = os.listdir(self.out)
         except FileNotFoundError:
-            return []
+            return
         except NotADirectoryError:
             raise ConflictError(f"{display(self.out)} is a file; expected a directory, or a name not used") from None
         except OSError as error:
             raise OutputError.from_os("look into", self.out, error) from error
-        return [] if DIRECTORY in names or manifests.FILE_NAME in names else sorted(names)
+        if names and DIRECTORY not in names and manifests.FILE_NAME not in names:
+            shown = ", ".join(map(display, sorted(names)[:_SHOWN]))
+            raise ConflictError(
+                f"{display(self.out)} holds other files ({shown}{', …' * (len(names) > _SHOWN)});"
+                " expected an empty or new directory"
+            )
+
+    def check_space(self, needed: int) -> None:
+        """Raise `OutputError` when the disk has no room for `needed` bytes.
+
+        Some file systems (FUSE mounts, tmpfs without a limit) report 0 blocks, or 0 free ones, and have room.
+        """
+        status = os.statvfs(self.out)
+        free = status.f_bavail * status.f_frsize
+        if status.f_blocks and status.f_bfree and needed > free:
+            raise OutputError(
+                f"{display(self.out)}: {needed} bytes are to be written, {free} are free on the disk."
+                " Make room and run the same command again."
+            )
 
     def plan(self) -> dict[str, Any] | None:
         """What an unfinished run was going to do."""
@@ -179,16 +199,17 @@ class Workspace:
         return found if isinstance(found, dict) else {}
 
     def entries(self) -> dict[str, ShardEntry]:
-        """The shards that are committed, by file. A line that was cut short or altered counts for nothing."""
+        """The shards that are committed, by file.
+
+        A line that was cut short or altered counts for nothing, and so does one with fields that are unknown here:
+        its shard is written again.
+        """
         entries: dict[str, ShardEntry] = {}
         with contextlib.suppress(FileNotFoundError), open(os.path.join(self.path, _JOURNAL), "rb") as file:
             for line in file:
                 digest, _, text = line.rstrip(b"\n").partition(b" ")
-                if line.endswith(b"\n") and digest == Hash(text).hexdigest().encode():
-                    fields = json.loads(text)
-                    fields["shard"] = ShardInfo(**fields["shard"])
-                    fields["left_out"] = tuple((i, Skipped(**skipped)) for i, skipped in fields["left_out"])
-                    entry = ShardEntry(**fields)
+                is_whole = line.endswith(b"\n") and digest == Hash(text).hexdigest().encode()
+                if is_whole and (entry := _parse_entry(text)) is not None:
                     entries[entry.file] = entry
         return entries
 
@@ -205,7 +226,7 @@ class Workspace:
         """Remove an earlier data set or unfinished run: the manifest first, then its shards, then the rest."""
         names: set[str] = set()
         with contextlib.suppress(DamageError, UsageError):
-            names |= {shard.file for shard in manifests.load(self.out).shards}
+            names |= {shard.file for shard in manifest_parsing.load(self.out).shards}
         names |= set(self.entries())
         names |= {str(file) for file in (self.plan() or {}).get("files", ())}
         _unlink(os.path.join(self.out, manifests.FILE_NAME))
@@ -297,6 +318,16 @@ class Workspace:
         if self._sync:
             for path in paths:
                 syscalls.sync_directory(path)
+
+
+def _parse_entry(text: bytes) -> ShardEntry | None:
+    try:
+        fields = json.loads(text)
+        fields["shard"] = ShardInfo(**fields["shard"])
+        fields["left_out"] = tuple((i, Skipped(**skipped)) for i, skipped in fields["left_out"])
+        return ShardEntry(**fields)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _unlink(path: str) -> None:

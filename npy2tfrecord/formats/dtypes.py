@@ -45,17 +45,17 @@ _UNSUPPORTED = (
     (
         r"[<>|=]?[Sa]\d*|bytes\d*",
         "an array of byte strings",
-        "np.save(FILE, np.unique(array, return_inverse=True)[1]) numbers them; classes can be --labels",
+        "np.save(FILE, np.unique(array, return_inverse=True)[1]), or a table for --labels",
     ),
     (
         r"[<>|=]?[UT]\d*|str\d*",
         "an array of strings",
-        "np.save(FILE, np.unique(array, return_inverse=True)[1]) numbers them; classes can be --labels",
+        "np.save(FILE, np.unique(array, return_inverse=True)[1]), or a table for --labels",
     ),
     (
         r"[<>|=]?V\d*|void\d*",
         "an array of void (raw bytes)",
-        "np.save(FILE, array.view('uint8').reshape(*array.shape, -1)) keeps the bytes",
+        "np.save(FILE, array.view('uint8').reshape(*array.shape, -1))",
     ),
     (
         r"[<>|=]?(?:f1[0-6]|g)|float(?:80|96|128)|longdouble|longfloat",

@@ -22,8 +22,9 @@ from npy2tfrecord.formats.dtypes import EXTENSION_NAMES as EXTENSION_NAMES
 from npy2tfrecord.formats.dtypes import SUPPORTED_NAMES as SUPPORTED_NAMES
 from npy2tfrecord.formats.dtypes import dtype_from_name as dtype_from_name
 from npy2tfrecord.formats.dtypes import parse_descr
+from npy2tfrecord.formats.file_types import NPY_MAGIC, not_of_type
 
-MAGIC = b"\x93NUMPY"
+MAGIC = NPY_MAGIC
 MAX_HEADER_BYTES = 64 * 1024  # of the header's text; np.save writes 118 bytes for all but huge ranks
 MAX_RANK = 32  # what NumPy 1 can hold; NumPy 2 goes to 64, TensorFlow does not get near either
 FIRST_READ_BYTES = 128  # what np.save makes of nearly every header, padding included
@@ -37,8 +38,10 @@ _ITEM = re.compile(
     rf"|\(\s*(?P<shape>(?:{_SIZE}\s*,\s*)*(?:{_SIZE}\s*)?)\)"
     r")\s*(?:(?P<comma>,)|(?=\}))",
 )
-_STRUCTURED = re.compile(r"\s*\{.{0,64}?['\"]descr['\"]\s*:\s*\[", re.DOTALL)
 _END = re.compile(r"\s*\} *\n*\Z")
+_KEY = re.compile(r"['\"]([^'\"]{1,40})['\"]\s*:\s*")
+_FIELD = re.compile(r"\(\s*(['\"])(.{0,40}?)\1\s*,")
+_SHOWN = 100  # characters of a header, in a message
 _STRANGE = re.compile(r"[^\n -~]")  # NumPy reads a header as a literal of Python, in which these are no white space
 
 
@@ -86,12 +89,8 @@ def header_size(start: bytes, where: bytes | str = "") -> int:
 
     Raises `InputError` when they are no start of a `.npy` file.
     """
-    if start[:6] != MAGIC:
-        if not start:
-            raise InputError(where, "the file is empty", "a .npy file")
-        if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-            raise InputError(where, "a zip archive", "a .npy file; if it is an .npz file, rename it")
-        raise InputError(where, f"starts with {start[:6]!r}", f"a .npy file, which starts with {MAGIC!r}")
+    if start[:6] != MAGIC and (not start or not MAGIC.startswith(start)):
+        raise not_of_type("a .npy file", start, where)
     version = tuple(start[6:8])
     if version == (1, 0) and len(start) >= 10:
         size = 10 + int.from_bytes(start[8:10], "little")
@@ -100,10 +99,15 @@ def header_size(start: bytes, where: bytes | str = "") -> int:
     elif len(version) == 2 and version not in ((1, 0), (2, 0), (3, 0)):
         raise InputError(where, f"version {version[0]}.{version[1]} of the .npy format", "version 1.0, 2.0 or 3.0")
     else:
-        raise InputError(where, f"the file ends inside its header, after {len(start)} bytes", "a whole .npy file")
+        raise cut_in_header(where, f"{len(start)} bytes")
     if size > MAX_HEADER_BYTES:
         raise InputError(where, f"a header of {size} bytes", f"at most {MAX_HEADER_BYTES}")
     return size
+
+
+def cut_in_header(where: bytes | str, size: str) -> InputError:
+    """The error for a file (or member) of that size, in words, which is less than its header."""
+    return InputError(where, f"ends inside its header, after {size}", "a whole .npy file: download or copy it again")
 
 
 def parse_header(raw: bytes, where: bytes | str = "") -> Header:
@@ -115,7 +119,7 @@ def parse_header(raw: bytes, where: bytes | str = "") -> Header:
     try:
         text = raw[start:].decode("utf-8" if raw[6] == 3 else "latin-1")
     except UnicodeDecodeError:
-        raise InputError(where, "a header that is not UTF-8", "text") from None
+        raise InputError(where, "a header that is not UTF-8", "text: download or copy it again") from None
     descr, fortran_order, shape = _parse_dict(text, raw[6], where)
     dtype = parse_descr(descr, where)
     if len(shape) > MAX_RANK:
@@ -126,8 +130,6 @@ def parse_header(raw: bytes, where: bytes | str = "") -> Header:
 
 
 def _parse_dict(text: str, version: int, where: bytes | str) -> tuple[str, bool, tuple[int, ...]]:
-    if _STRUCTURED.match(text):
-        raise InputError(where, "a structured array (named fields)", "an array of numbers; save each field by itself")
     values: dict[str, str] = {}
     position = len(text) - len(text.lstrip(" "))
     if text[position : position + 1] == "{":
@@ -143,30 +145,90 @@ def _parse_dict(text: str, version: int, where: bytes | str) -> tuple[str, bool,
                 break
     of_python_2 = "L" in values.get("shape", "")
     if len(values) != 3 or not _END.match(text, position) or _STRANGE.search(text) or (of_python_2 and version > 2):
-        shown = text.strip()
-        shown = shown if len(shown) <= 100 else shown[:100] + "…"
-        raise InputError(
-            where,
-            f"a header that reads {shown!r}",
-            "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 4), } or the like",
-        )
+        raise InputError(where, *_diagnose(text))
     sizes = values["shape"].replace("L", "").replace(" ", "")
     if sizes and "," not in sizes:
         raise InputError(where, f"a header whose shape is ({sizes})", f"a tuple, ({sizes},)")
     return values["descr"], values["fortran_order"] == "True", tuple(int(n) for n in sizes.split(",") if n.strip())
 
 
-def check_size(header: Header, size: int, where: bytes | str = "") -> None:
-    """Raise `InputError` unless a file (or member) of `size` bytes is exactly this header and its data."""
+def _diagnose(text: str) -> tuple[str, str]:
+    """What is wrong with a header that can't be parsed, and what is expected in its place."""
+    keys = list(_KEY.finditer(text))
+    names = [key[1] for key in keys]
+    ends = [key.start() for key in keys[1:]] + [len(text)]
+    values = {key[1]: text[key.end() : end].strip(" ,}\n") for key, end in zip(keys, ends, strict=False)}
+    shown = _shown(text)
+    if values.get("descr", "").startswith("["):
+        fields = [field[2] for field in _FIELD.finditer(values["descr"])]
+        if not fields:
+            return "a structured array", "numbers"
+        listed = ", ".join(map(repr, fields[:3])) + (", …" if len(fields) > 3 else "")
+        return f"a structured array with {listed}", f"numbers: np.save(FILE, array[{fields[0]!r}]) for each of them"
+    if not text.strip():
+        return "an empty header", "descr, fortran_order and shape in it"
+    strange = _STRANGE.findall(text)
+    if strange and set(strange) == {"\r"}:
+        return (
+            f"a header with line ends of Windows: {shown}",
+            "a file that was not copied as text, which damages its values: download or copy it again in binary mode",
+        )
+    if strange:
+        return f"a header with the character {strange[0]!r}: {shown}", "printable ASCII characters"
+    if not text.lstrip().startswith("{"):
+        return f"a header that is no dictionary: {shown}", "one in braces"
+    if "}" not in text:
+        return f"a header without an end: {shown}", "a closing brace"
+    for name in ("descr", "fortran_order", "shape"):
+        if names.count(name) != 1:
+            found = f"{name!r} twice" if name in names else f"no {name!r}"
+            return f"a header with {found}: {shown}", "descr, fortran_order and shape, each once"
+    if others := [name for name in names if name not in ("descr", "fortran_order", "shape")]:
+        return f"a header with the key {others[0]!r}: {shown}", "descr, fortran_order and shape only"
+    for name, group, expected in (
+        ("descr", "descr", "the code of a dtype in quotes"),
+        ("fortran_order", "order", "True or False"),
+        ("shape", "shape", "a tuple of whole numbers from 0 on"),
+    ):
+        value = values[name]
+        item = _ITEM.match(f"'{name}': {value}}}")
+        if item is None or item[group] is None:
+            value = value if len(value) <= 40 else value[:40] + "…"
+            if name == "shape" and re.fullmatch(rf"\[?\s*{_SIZE}(?:\s*,\s*{_SIZE})*\s*,?\s*\]?", value):
+                expected = f"the tuple {tuple(int(n) for n in re.findall('[0-9]+', value))}"
+            elif name == "shape" and re.search(r"\d{20}", value):
+                expected = "sizes of at most 19 digits"
+            return f"a header whose {name} is {value}", expected
+    return f"a header that reads {shown}", "three items with commas between them, and nothing behind them but blanks"
+
+
+def _shown(text: str) -> str:
+    """A header for a message: what is no printable character escaped, its padding left out."""
+    shown = repr(re.sub(" {2,}", " ", text).strip(" \n"))
+    return shown if len(shown) <= _SHOWN else f"{shown[: _SHOWN - 21]}…{shown[-20:]}"
+
+
+def check_size(header: Header, size: int, where: bytes | str = "", *, behind: bytes = b"") -> None:
+    """Raise `InputError` unless a file (or member) of `size` bytes is exactly this header and its data.
+
+    `behind` is what follows the data, as far as it is known.
+    """
     if size == header.file_size:
         return
-    difference = size - header.file_size
-    what = f"{-difference} bytes too few (truncated?)" if difference < 0 else f"{difference} trailing bytes"
-    raise InputError(
-        where,
-        f"{size} bytes, {what}",
-        f"{header.file_size} for {header.dtype.name} of shape {header.shape}",
-    )
+    if behind.startswith(MAGIC):
+        raise InputError(
+            where,
+            f"a second array behind the first, at byte {header.file_size}",
+            "one array a file: save each to a file of its own, or all with np.savez",
+        )
+    difference = abs(size - header.file_size)
+    count = "1 byte" if difference == 1 else f"{difference} bytes"
+    what = f"{header.dtype.name} of shape {header.shape}"
+    if size < header.file_size:
+        found, remedy = f"{size} bytes, {count} too few for {what}", "download or copy it again"
+    else:
+        found, remedy = f"{size} bytes, {count} too many for {what}", "save, download or copy it again"
+    raise InputError(where, found, f"{header.file_size} bytes: {remedy}")
 
 
 def write_header(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:

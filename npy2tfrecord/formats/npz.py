@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError, display
-from npy2tfrecord.formats.npy import FIRST_READ_BYTES, Header, check_size, header_size, parse_header
+from npy2tfrecord.formats.file_types import not_of_type
+from npy2tfrecord.formats.npy import FIRST_READ_BYTES, Header, check_size, cut_in_header, header_size, parse_header
 
 _CHUNK_BYTES = 1 << 18
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -24,6 +25,7 @@ _PATCHED = 0x20
 _UTF_8 = 0x800
 _FAR = 2**62  # no file is larger
 _SHOWN = 10  # members, in a message
+_WHOLE = "a whole .npz file: download or copy it again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ class MemberStream:
         if self._inflate is None:
             view = view[: max(0, member.size - offset)]
             count = syscalls.read_into(self._handle, view, member.offset + offset)
-            if offset == self._position:  # all in order so far: the CRC can be told at the end
+            if offset == self._position:  # all read in order so far: the CRC is known at the end
                 self._crc = zlib.crc32(view[:count], self._crc)
                 self._position += count
                 if self._position == member.size:
@@ -94,7 +96,7 @@ class MemberStream:
                 data = inflate.decompress(self._pending, limit)
                 self._pending = inflate.unconsumed_tail
         except zlib.error as error:
-            raise InputError(self._where, f"damaged compressed data ({error})", "a whole archive") from None
+            raise InputError(self._where, f"damaged compressed data ({error})", _WHOLE) from None
         self._crc = zlib.crc32(data, self._crc)
         self._position += len(data)
         if self._position > member.size:
@@ -112,18 +114,20 @@ class MemberStream:
                 self._pending = syscalls.pread(self._handle, ask, member.offset + self._taken) if ask else b""
                 self._taken += len(self._pending)
                 if not self._pending:
-                    raise InputError(self._where, "the compressed data does not end", "a whole archive")
+                    raise InputError(self._where, "the compressed data does not end", _WHOLE)
             try:
                 if inflate.decompress(self._pending, 1):
                     raise InputError(self._where, "unpacks to more than the archive says", f"{member.size} bytes")
             except zlib.error as error:
-                raise InputError(self._where, f"damaged compressed data ({error})", "a whole archive") from None
+                raise InputError(self._where, f"damaged compressed data ({error})", _WHOLE) from None
             self._pending = inflate.unconsumed_tail
         self._check_crc()
 
     def _check_crc(self) -> None:
         if self._crc != self._member.crc:
-            raise InputError(self._where, f"CRC-32 {self._crc:08x}", f"{self._member.crc:08x} (the archive is damaged)")
+            raise InputError(
+                self._where, f"a damaged archive (CRC-32 {self._crc:08x}, not {self._member.crc:08x})", _WHOLE
+            )
 
 
 def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member, Header]], os.stat_result]:
@@ -134,14 +138,19 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
     """
     with syscalls.opened(path) as handle:
         status = syscalls.fstat(handle)
-        start = syscalls.pread(handle, 6, 0)
+        start = syscalls.pread(handle, FIRST_READ_BYTES, 0)
         if not start.startswith((b"PK\3\4", b"PK\5\6")):  # with anything before, NumPy takes it for a pickle
-            raise InputError(path, f"starts with {start!r}" if start else "the file is empty", "an .npz file (zip)")
+            raise not_of_type("an .npz file", start, path)
         try:
             with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
                 infos, directory = archive.infolist(), archive.start_dir
-        except (zipfile.BadZipFile, NotImplementedError, struct.error, ValueError, EOFError, UnicodeError) as error:
-            raise InputError(path, f"a damaged archive ({error})", "an .npz file (zip)") from None
+        except zipfile.BadZipFile as error:
+            with os.fdopen(os.dup(handle), "rb") as file:
+                has_end = zipfile.is_zipfile(file)
+            what = f"a damaged archive ({error})" if has_end else f"{status.st_size} bytes, without an archive's end"
+            raise InputError(path, what, _WHOLE) from None
+        except (NotImplementedError, struct.error, ValueError, EOFError, UnicodeError) as error:
+            raise InputError(path, f"a damaged archive ({error})", _WHOLE) from None
         ends = _ends(infos, directory)
         infos = [info for info in infos if not info.filename.endswith("/")]
         if not infos:
@@ -151,7 +160,13 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
                 raise InputError(path, f"{count} members named {display(filename)!r}", "one array a name")
         found = []
         for info in _chosen(infos, name, path):
-            member, header = _read_member(handle, info, path, ends[info.filename])
+            try:
+                member, header = _read_member(handle, info, path, ends[info.filename])
+            except InputError as error:
+                if name is None and len(infos) > 1:
+                    others = " (NAME=FILE.npz takes the member NAME alone)"
+                    raise InputError(error.where, error.found, error.expected + others) from None
+                raise
             found.append((name or member.name, member, header))
     return found, status
 
@@ -190,11 +205,11 @@ def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> t
     has_place = 0 <= info.header_offset < _FAR
     local = syscalls.pread(handle, 30 + 4 * len(info.orig_filename), info.header_offset) if has_place else b""
     if len(local) < 30 or local[:4] != b"PK\x03\x04":
-        raise InputError(where, "a damaged archive (no member where its directory says)", "an .npz file (zip)")
+        raise InputError(where, "a damaged archive (no member where its directory says)", _WHOLE)
     _, name_length, extra_length = _LOCAL_HEADER.unpack_from(local)
     name = local[30 : 30 + name_length].decode("utf-8" if info.flag_bits & _UTF_8 else "cp437", "replace")
     if name != info.orig_filename:
-        raise InputError(where, f"a damaged archive (the member calls itself {display(name)!r})", "an .npz file (zip)")
+        raise InputError(where, f"a damaged archive (the member calls itself {display(name)!r})", _WHOLE)
     member = Member(
         name=info.filename[: -len(".npy")],
         offset=info.header_offset + 30 + name_length + extra_length,
@@ -208,7 +223,7 @@ def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> t
         found = f"a member of {member.compressed} bytes that ends inside what follows it after {room} (a zip bomb?)"
         raise InputError(where, found, "members that do not overlap")
     if not member.deflated and member.compressed != member.size:
-        raise InputError(where, "a stored member whose sizes differ", "a whole archive")
+        raise InputError(where, "a stored member whose sizes differ", _WHOLE)
     raw = _start_of(handle, member, where, min(FIRST_READ_BYTES, member.size))
     if member.size == 0:
         raise InputError(where, "an empty member", "a .npy file")
@@ -216,7 +231,7 @@ def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> t
     if size > len(raw):
         raw = _start_of(handle, member, where, min(size, member.size))
     if size > len(raw):
-        raise InputError(where, f"the member ends inside its header, after {len(raw)} of {size} bytes", "a whole one")
+        raise cut_in_header(where, f"{len(raw)} of {size} bytes")
     header = parse_header(raw[:size], where)
     check_size(header, member.size, where)
     return member, header

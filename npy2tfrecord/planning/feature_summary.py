@@ -55,7 +55,7 @@ def feature_info(
     stats: Mapping[str, Any] | None = None,
     time: str | None = None,
 ) -> FeatureInfo:
-    """The feature of which `counts[i]` arrays have the i-th of the distinct `shapes`."""
+    """The summary of a feature: `counts[i]` of its arrays have the i-th of the distinct `shapes`."""
     rank = len(shapes[0])
     axes = np.array(shapes, dtype=np.int64).reshape(len(shapes), rank)
     histograms = []

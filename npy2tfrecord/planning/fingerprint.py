@@ -1,7 +1,9 @@
-"""What tells the sources of a conversion from others, so that it is only gone on with from the same."""
+"""What distinguishes the sources of a conversion from others, so that a run resumes only with the same."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +13,43 @@ from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.sources.finder import FoundByFeature, names_hash
 
 
-def identity_of(found: FoundByFeature) -> dict[str, Any]:
-    """What tells these files from others before any is opened."""
-    return {"files": sum(map(len, found.values())), "names": names_hash(found)}
+@dataclass(frozen=True, kw_only=True)
+class Fingerprint:
+    """The number of source files, a hash of their names, the number of examples, and a hash of headers and labels.
+
+    `examples` and `data` are None before the headers are read.
+    """
+
+    files: int
+    names: str
+    examples: int | None = None
+    data: str | None = None
+
+    @classmethod
+    def of_files(cls, found: FoundByFeature) -> Fingerprint:
+        """What is known before any file is opened."""
+        return cls(files=sum(map(len, found.values())), names=names_hash(found))
+
+    def with_plan(self, planned: Plan) -> Fingerprint:
+        """The same files with what their headers and labels say."""
+        return replace(self, examples=len(planned.examples), data=_data_hash(planned))
+
+    def to_json(self) -> dict[str, Any]:
+        """The fingerprint as `manifest.json` holds it."""
+        return {"files": self.files, "names": self.names, "examples": self.examples, "data": self.data}
+
+    def difference(self, recorded: Mapping[str, Any]) -> str | None:
+        """How the sources have changed since `to_json` was recorded; None when they are the same."""
+        if recorded.get("files") != self.files:
+            return f"{recorded.get('files')} source files then, {self.files} now"
+        if recorded.get("names") != self.names:
+            return "the names of the source files have changed"
+        if self.data is not None and recorded.get("data") != self.data:
+            return "the dtypes, shapes or labels of the sources have changed"
+        return None
 
 
-def data_hash(planned: Plan) -> str:
+def _data_hash(planned: Plan) -> str:
     """A hash of what the headers and labels say: with the names, all that the plan depends on."""
     seen = Hash()
     examples = planned.examples

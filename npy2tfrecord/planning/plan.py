@@ -135,6 +135,15 @@ class Plan:
         """The names of all shards."""
         return [file for split in self.splits for file, _ in split.shards()]
 
+    def count_files(self) -> int:
+        """How many files are to be opened: those that were not kept whole; of rows, too few to count."""
+        if self.examples.rows is not None:
+            return 0
+        return sum(
+            len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
+            for table, sources in zip(self.examples.tables, self.examples.sources, strict=True)
+        )
+
     def shard_sizes(self) -> dict[str, int]:
         """The bytes of every shard."""
         return {

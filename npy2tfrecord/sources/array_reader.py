@@ -16,19 +16,20 @@ from npy2tfrecord.sources.cast import Cast, overflow
 from npy2tfrecord.sources.table import unreadable
 from npy2tfrecord.storage.local import stamp
 
-BLOCK_BYTES = 16 * 2**20  # of a Fortran-ordered array that are turned at once
+BLOCK_BYTES = 16 * 2**20  # of a Fortran-ordered array, put into C order at once
 _ROWS_AT_ONCE = 512  # buffers of one call; systems take 1,024
 _RANGE_BYTES = 2**30  # of rows that follow each other, read at once
-_RUN_BYTES = 4096  # runs of a column that are worth a read of their own
+_RUN_BYTES = 4096  # from this size on, a run of a column gets a read of its own
 _CAST_BYTES = 2**20  # values that are cast at once
 
 
 def changed(where: bytes) -> InputError:
+    """The error for a file whose content is no longer the one that was scanned."""
     return UnstableError(where, "the file has changed since it was scanned", "files that stay as they are; run again")
 
 
 class ArrayReader:
-    """An open source. `read` gives any piece of its values, as they are to be written.
+    """An open source. `read` gives any piece of its values in the form in which they are written.
 
     Memory: nothing beyond a piece for arrays in C order. For Fortran order, three times
     max(`BLOCK_BYTES`, one index of the first axis), or the array where that is less.
@@ -62,7 +63,7 @@ class ArrayReader:
             self.handle = -1
 
     def finish(self) -> None:
-        """Close, having made sure that the file did not change while it was read."""
+        """Close the file. Raises `InputError` if it changed while it was read."""
         try:
             now = syscalls.fstat(self.handle)
         except OSError as error:
@@ -73,9 +74,9 @@ class ArrayReader:
             raise changed(self.path)
 
     def read(self, view: memoryview, start: int, rest: int = 0) -> None:
-        """Fill `view` with the bytes from `start` of the values as they are written.
+        """Fill `view` with the values from byte `start` on, as they are written.
 
-        Raises `InputError` that counts the values which do not fit, those in the `rest` bytes behind included.
+        Raises `InputError` for values that do not fit; its count includes the next `rest` bytes.
         """
         if self._cast is None:
             self._read_values(view, start)
@@ -96,9 +97,9 @@ class ArrayReader:
             raise overflow(self.where, bad + self._count_misfits(first + len(out), rest // narrow, cast), cast)
 
     def read_rows(self, views: list[memoryview], rows: np.ndarray) -> Iterable[int]:
-        """Fill each view with a row, those that follow each other in one call; `rows`, int64, ascend.
+        """Fill each view with a row, consecutive rows in one call. `rows` are int64 and ascend.
 
-        Returns the views that were not filled, by number: `read` can, or tells why not.
+        Returns the numbers of the views that were not filled: `read` fills them, or raises the reason.
         """
         ranges = self.ranges(views, rows)
         if ranges is None or syscalls.preadv is None:
@@ -150,7 +151,7 @@ class ArrayReader:
         return self._header.dtype.newbyteorder("<")
 
     def _read_values(self, view: memoryview, start: int) -> None:
-        """Fill `view` from `start` of the values in C order, little-endian, not cast."""
+        """Fill `view` with the values from byte `start` on, in C order, little-endian, not cast."""
         if not self._header.is_c_order:
             self._read_turned(view, start)
         else:
@@ -160,7 +161,7 @@ class ArrayReader:
             np.frombuffer(view, dtype=f"u{part}").byteswap(inplace=True)
 
     def _read_raw(self, view: memoryview, start: int) -> None:
-        """Fill `view` from `start` of the data as it is in the file."""
+        """Fill `view` with the data from byte `start` on, as it is in the file."""
         offset = len(self._header.raw) + start
         try:
             if self._member is not None:
@@ -172,7 +173,7 @@ class ArrayReader:
         if count != len(view):
             raise InputError(self.where, f"ends after {offset + count} bytes", f"{self._header.file_size} bytes")
 
-    # Fortran order: the file holds, for every index of the other axes, a column: all of axis 0.
+    # In Fortran order the file holds columns: for each index of the other axes, all values along axis 0.
 
     def _read_turned(self, view: memoryview, start: int) -> None:
         shape, itemsize = self._header.shape, self._header.dtype.itemsize
@@ -188,7 +189,7 @@ class ArrayReader:
             done += len(piece)
 
     def _rows_from(self, row: int) -> tuple[int, np.ndarray]:
-        """The block of rows that holds `row`, read if it is not the last one read."""
+        """The block of rows that holds `row`, kept from the last call where possible."""
         if self._block is not None and self._block[0] <= row < self._block[0] + len(self._block[1]):
             return self._block
         shape, dtype = self._header.shape, np.dtype(f"V{self._header.dtype.itemsize}")
@@ -198,7 +199,7 @@ class ArrayReader:
         rows = min(rows, shape[0] - first)
         self._block = None
         columns = math.prod(shape[1:])
-        turned = np.empty((columns, rows), dtype=dtype)  # of the file's order, these rows only
+        turned = np.empty((columns, rows), dtype=dtype)  # in the file's order, these rows only
         run, column = rows * dtype.itemsize, shape[0] * dtype.itemsize
         if rows == shape[0] or run >= _RUN_BYTES or column > BLOCK_BYTES:
             view = turned.view(np.uint8).reshape(-1).data

@@ -1,4 +1,4 @@
-"""Casting while writing: exact or rounded to nearest, never overflowing in silence."""
+"""Casting while writing: exact, or rounded to the nearest value; an overflow is always reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def _kind(dtype: np.dtype) -> str:
 
 @dataclass(frozen=True)
 class Cast:
-    """From one dtype to another (or the same), both named."""
+    """A cast from one dtype to another or the same, by their names."""
 
     from_name: str
     to_name: str
@@ -38,7 +38,7 @@ class Cast:
 
     @property
     def is_exact(self) -> bool:
-        """Whether nothing is cast at all."""
+        """Whether the values stay as they are."""
         return self.from_name == self.to_name
 
     @property
@@ -59,7 +59,7 @@ class Cast:
         return math.prod(shape) * self.itemsize
 
     def apply(self, values: np.ndarray, out: np.ndarray) -> int:
-        """Cast `values` into `out`; returns how many do not fit, of which `out` then holds nonsense.
+        """The number of `values` that do not fit, after all were cast into `out`; there, these have no meaning.
 
         Real numbers become integers by rounding to nearest, ties to even; only 0 and 1 fit into bool. NaN and
         infinity stay what they are where the new dtype has them; elsewhere they do not fit.
@@ -67,7 +67,7 @@ class Cast:
         to_kind, from_kind = _kind(out.dtype), _kind(values.dtype)
         with np.errstate(all="ignore"):
             if {values.dtype.name, out.dtype.name} <= set(EXTENSION_NAMES):
-                values = values.astype(np.float32)  # which holds all of them; not all can be cast to each other
+                values = values.astype(np.float32)  # holds all of them; some have no cast to each other
             if to_kind in "fc":
                 out[...] = values.astype(out.dtype)
                 return int(np.count_nonzero(_bad_floats(values, out)))
@@ -90,7 +90,7 @@ class Cast:
 
 
 def _bad_floats(values: np.ndarray, out: np.ndarray) -> np.ndarray:
-    """Where a cast to a float dtype turned a finite value into none, or lost a NaN or an infinity."""
+    """Where a cast to a float dtype made a finite value infinite, or lost a NaN or an infinity."""
     after = _parts(out)
     if _kind(values.dtype) not in "fc":
         return np.asarray(~np.isfinite(after[0]))
@@ -105,7 +105,7 @@ def _bad_floats(values: np.ndarray, out: np.ndarray) -> np.ndarray:
 
 
 def _parts(values: np.ndarray) -> np.ndarray:
-    """Of a flat array: the real part and, of complex values, the imaginary part, as float64."""
+    """The real part of a flat array and, for complex values, the imaginary part, as float64."""
     parts = [values.real, values.imag] if values.dtype.kind == "c" else [values]
     return np.stack([part.astype(np.float64) for part in parts])
 

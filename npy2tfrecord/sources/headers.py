@@ -15,11 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats.npy import (
     FIRST_READ_BYTES,
+    MAGIC,
     Header,
     check_size,
+    cut_in_header,
     dtype_from_name,
     header_size,
     parse_header,
@@ -242,13 +245,21 @@ def wanted_size(begin: bytes, status: os.stat_result, path: bytes) -> int:
 def check_header(raw: bytes, size: int, status: os.stat_result, path: bytes) -> Header:
     """The header of a `.npy` file, from its bytes. Raises `InputError`, also where it has less than `size` bytes."""
     if size > len(raw):
-        raise InputError(path, f"the file ends inside its header, after {len(raw)} of {size} bytes", "a whole file")
+        raise cut_in_header(path, f"{len(raw)} of {size} bytes")
     try:
         header = _known_header(raw)
     except InputError:
         header = parse_header(raw, path)  # for an error that names the file
-    check_size(header, status.st_size, path)
+    if status.st_size != header.file_size:
+        check_size(header, status.st_size, path, behind=_bytes_behind(path, header.file_size))
     return header
+
+
+def _bytes_behind(path: bytes, end: int) -> bytes:
+    """The first bytes of a file behind its array; none where they cannot be read."""
+    with contextlib.suppress(OSError), syscalls.opened(path) as handle:
+        return syscalls.pread(handle, len(MAGIC), end)
+    return b""
 
 
 def special(path: bytes) -> InputError | None:

@@ -1,8 +1,8 @@
-"""Which files below a root are wanted: `--include`, `--exclude` and `--files-from`.
+"""Choosing files below a root: `--include`, `--exclude` and `--files-from`.
 
-Patterns are those of gitignore: `*` and `?` stop at a slash, `**` in place of a directory's name does
-not; a pattern without a slash (but at its end) matches a name at any depth, one with a slash is
-anchored at the root; one that ends in a slash matches directories only.
+Patterns are those of gitignore. `*` and `?` stop at a slash; `**` in place of a directory's name does not. A pattern
+without a slash matches a name at any depth; a slash anywhere but at the end anchors it at the root. A pattern that ends
+in a slash matches directories only.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from npy2tfrecord.errors import UsageError, display
 
 
 def _translate(pattern: str) -> tuple[str, bool]:
-    """The regular expression of a glob for keys (as bytes decoded to latin-1), and whether it is for directories."""
+    """A glob as a regular expression for paths (bytes decoded as latin-1), and whether it matches directories only."""
     only_directories = pattern.endswith("/")
     glob = pattern.rstrip("/")
     if not glob:
@@ -65,7 +65,7 @@ def _compile(patterns: Iterable[str], directories: bool) -> re.Pattern[bytes] | 
 
 @dataclass(frozen=True)
 class Selection:
-    """Tells by a path below the root (bytes, with its suffix) whether it is wanted."""
+    """The files and directories that a search takes, by their paths below the root, as bytes with the suffix."""
 
     included: re.Pattern[bytes] | None
     excluded_files: re.Pattern[bytes] | None
@@ -81,7 +81,8 @@ class Selection:
 
     @property
     def is_everything(self) -> bool:
-        return not (self.included or self.excluded_directories)  # which every pattern of --exclude is in
+        # Every pattern of --exclude is among those for directories.
+        return not (self.included or self.excluded_directories)
 
     def wants_file(self, path: bytes) -> bool:
         if self.excluded_files and self.excluded_files.fullmatch(path):
@@ -92,14 +93,14 @@ class Selection:
         return not (self.excluded_directories and self.excluded_directories.fullmatch(path))
 
     def wants_path(self, path: bytes) -> bool:
-        """Whether a search would come to this file: it and every directory above it are wanted."""
+        """Whether a search would find this file: it wants the file and every directory above it."""
         parts = path.split(b"/")
         above = (b"/".join(parts[:depth]) for depth in range(1, len(parts)))
         return all(map(self.wants_directory, above)) and self.wants_file(path)
 
 
 def read_file_list(file: str) -> list[bytes]:
-    """The paths that `file` (`-` is standard input) lists, by line, or ended by NUL if there is one.
+    """The paths listed in `file` (`-` is standard input), one a line, or separated by NUL where it holds any.
 
     Raises `UsageError`.
     """

@@ -39,14 +39,20 @@ _MOST_OPEN = 32  # files that are open at once so that many ranges of each can b
 LARGE_BUFFER_BYTES = 128 * 2**20  # the same where each time it is filled costs a pass over a whole file
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ShardEntry:
     """A shard as written, in temporary files that are still to be given their names."""
 
     shard: ShardInfo
     sources_hash: str  # empty where it is not known which files the shard was made of
+    compressor: str | None = None  # its name and version, where it compressed the shard
     left_out: tuple[tuple[int, Skipped], ...] = ()  # positions in the plan's shard
     moments: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # of each feature, if asked for
+
+    @classmethod
+    def of(cls, shard: ShardInfo) -> ShardEntry:
+        """A shard of which only the manifest is known."""
+        return cls(shard=shard, sources_hash="")
 
     @property
     def file(self) -> str:
@@ -111,8 +117,9 @@ def write_shard(
     except OSError as error:
         raise OutputError.from_os("write", path, error) from error
     return ShardEntry(
-        shard=ShardInfo(spec.file, len(sizes), content.bytes, content.hash, content.tail),
+        shard=ShardInfo(spec.file, len(sizes), content.bytes, content.hash, content.tail, sink.unpacked),
         sources_hash=spec.sources_hash,
+        compressor=sink.name,
         left_out=tuple((i, Skipped(display(bad[i].where), bad[i].problem)) for i in sorted(bad)),
         moments={name: one.state() for name, one in moments.items()},
     )
@@ -606,10 +613,10 @@ class _ShardWriter:
 
     def _slots(self, column: Column, reader: ArrayReader) -> list[memoryview]:
         """Where pieces of a value go: one place, or many where storage waits and any piece can be read by itself."""
-        whole = column.cast.itemsize * max(column.channels, 1)  # pieces begin with the first channel
+        size = column.cast.itemsize
         if not (self._requests.target and reader.is_direct):
-            return [self._buffer(self._room)[: self._room // whole * whole]]
-        step = _PIECE_BYTES // whole * whole
+            return [self._buffer(self._room)[: self._room // size * size]]
+        step = _PIECE_BYTES // size * size
         buffers = [self._buffer(WAITING_BUFFER_BYTES) for _ in range(2)]
         return [each[i : i + step] for each in buffers for i in range(0, len(each) - step + 1, step)]
 

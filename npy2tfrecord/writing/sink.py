@@ -10,20 +10,22 @@ import zlib
 from typing import Any
 
 from npy2tfrecord import syscalls
+from npy2tfrecord.formats.manifest import Hash
 from npy2tfrecord.formats.shard import Content, ContentHash
 
 _GZIP_BITS, _ZLIB_BITS = 31, 15
 _LEVEL = 1
 
 
-def _compressor(compression: str) -> Any:
+def _compressor(compression: str) -> tuple[str, Any]:
+    """The name and version of a compressor, and a new stream of it."""
     bits = _GZIP_BITS if compression == "gzip" else _ZLIB_BITS
     try:
+        import isal
         from isal import isal_zlib
-
-        return isal_zlib.compressobj(level=_LEVEL, wbits=bits)
     except ImportError:
-        return zlib.compressobj(level=_LEVEL, wbits=bits)
+        return f"zlib {zlib.ZLIB_RUNTIME_VERSION}", zlib.compressobj(level=_LEVEL, wbits=bits)
+    return f"isal {isal.__version__}", isal_zlib.compressobj(level=_LEVEL, wbits=bits)
 
 
 class Compressor:
@@ -31,11 +33,15 @@ class Compressor:
 
     def __init__(self, handle: int, compression: str) -> None:
         self._handle = handle
-        self._deflate = None if compression == "none" else _compressor(compression)
-        self._written = ContentHash()
+        self.name: str | None = None  # and version, of what compresses
+        self._deflate: Any = None
+        if compression != "none":
+            self.name, self._deflate = _compressor(compression)
+        self._written, self._unpacked = ContentHash(), Hash()
 
     def write(self, data: memoryview) -> None:
         if self._deflate is not None:
+            self._unpacked.update(data)
             data = memoryview(self._deflate.compress(data))
         self._write(data)
 
@@ -52,3 +58,8 @@ class Compressor:
     def content(self) -> Content:
         """What has been written to the file."""
         return self._written.content
+
+    @property
+    def unpacked(self) -> str | None:
+        """The hash of the bytes before they were compressed, None where they are not."""
+        return None if self._deflate is None else str(self._unpacked.hexdigest())

@@ -18,14 +18,12 @@ from readers.options import ReadOptions
 from readers.outputs import LENGTH
 from readers.pipeline.buckets import choose_buckets
 from readers.pipeline.decoding import SHAPE, Decoder, decode, decode_one, lengths
-from readers.pipeline.order import Order
 from readers.pipeline.padding import pad_batches
 from readers.pipeline.strategy import SORTED_BATCHES, Kind, Strategy
 from readers.splits import Part
 
 Structure = Any
 Block = Any  # a tensor of n records, or a dict of tensors of n sources
-Columns = Mapping[str, tf.Tensor]
 
 
 class FirstStage(Protocol):
@@ -33,17 +31,15 @@ class FirstStage(Protocol):
 
     parts: tuple[Part, ...]
 
-    def read(self, part: tf.Tensor) -> tf.data.Dataset: ...
+    def blocks(self, part: tf.Tensor, size: int, drop_remainder: bool = False) -> tf.data.Dataset: ...
 
     def columns(self, records: Block) -> dict[str, tf.Tensor]: ...
 
     def shapes(self, records: Block) -> dict[str, tf.Tensor]: ...
 
-    def order(self, lanes: Sequence[Sequence[Part]]) -> Order | None: ...
-
 
 MakeStage = Callable[[Sequence[Part]], FirstStage]
-Then = Callable[[FirstStage, Block], tuple[Structure, Columns]]  # what is made of a block, and its columns, with `key`
+Then = Callable[[FirstStage, Block], Structure]  # what is made of a block
 
 
 class Builder:
@@ -89,17 +85,20 @@ class Builder:
         parts = splits.narrow(self.parts, 0, examples)
         lanes = splits.lanes(parts, block, self.strategy.lanes, seekable=self.strategy.seekable)
         stage = self.make_stage([part for lane in lanes for part in lane])
-        order = stage.order(lanes)
         one_part_each = all(len(lane) == 1 for lane in lanes)
         bounds = tf.constant(np.array([*pairwise([0, *accumulate(map(len, lanes))])], np.int64).reshape(-1, 2))
 
         def read_lane(lane: tf.Tensor) -> tf.data.Dataset:
             if one_part_each:  # functions within functions are what the start of an epoch costs
-                records = stage.read(lane)
+                blocks = stage.blocks(lane, block, drop_remainder)
             else:
                 first, last = tf.unstack(tf.gather(bounds, lane), 2)
-                records = tf.data.Dataset.range(first, last).flat_map(_plain(stage.read))
-            return _each(records.batch(block, drop_remainder=drop_remainder), stage, then, order, lane)
+                pieces = tf.data.Dataset.range(first, last).flat_map(_plain(read_part))
+                blocks = pieces.unbatch().batch(block, drop_remainder=drop_remainder)
+            return blocks.map(_plain(lambda block: then(stage, block)))
+
+        def read_part(part: tf.Tensor) -> tf.data.Dataset:
+            return stage.blocks(part, self.strategy.block)
 
         return self._interleave(tf.data.Dataset.range(len(lanes)), read_lane)
 
@@ -110,10 +109,9 @@ class Builder:
             return self._lanes(strategy.block, False, then)
         stage = self.make_stage(splits.split_up(self.parts, strategy.pieces))
         count = len(stage.parts)
-        order = stage.order([(part,) for part in stage.parts])
 
         def read_part(part: tf.Tensor) -> tf.data.Dataset:
-            return _each(stage.read(part).batch(strategy.block), stage, then, order, part)
+            return stage.blocks(part, strategy.block).map(_plain(lambda block: then(stage, block)))
 
         parts = tf.data.Dataset.range(count)
         if count > 1:
@@ -145,7 +143,7 @@ class Builder:
         else:
             dataset = self._elements().batch(options.batch_size, drop_remainder=options.drop_remainder)
         stage = self.make_stage(self.parts[:1])
-        return self._map(dataset, lambda block: self._decode_block(stage, block)[0])
+        return self._map(dataset, lambda block: self._decode_block(stage, block))
 
     def _bucketed(self) -> tf.data.Dataset:
         """Batches of records of similar length; which bucket each is of is found for a block at once.
@@ -162,11 +160,11 @@ class Builder:
             if decoder.needs_shape
         }
 
-        def number(stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
+        def number(stage: FirstStage, block: Block) -> Structure:
             shapes = stage.shapes(block)
             axes = [tf.gather(shapes[name + SHAPE], which, axis=1) for name, which in varying.items()]
             length = tf.reduce_max(tf.concat(axes, 1), axis=1)
-            return (block, length, tf.searchsorted(uppers[:-1], length, out_type=tf.int64)), shapes
+            return block, length, tf.searchsorted(uppers[:-1], length, out_type=tf.int64)
 
         def sort(records: Block, length: tf.Tensor) -> Block:
             order = tf.argsort(length, stable=True)
@@ -216,17 +214,15 @@ class Builder:
 
     # --- from blocks to what the caller sees -----------------------------------------------------
 
-    def _decode_block(self, stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
-        columns = stage.columns(block)
-        return self._structure(columns, decode), columns
+    def _decode_block(self, stage: FirstStage, block: Block) -> Structure:
+        return self._structure(stage.columns(block), decode)
 
     def _decode_one(self, stage: FirstStage, record: Block) -> Structure:
-        return self._decode_single(stage, tf.nest.map_structure(lambda value: value[tf.newaxis], record))[0]
+        return self._decode_single(stage, tf.nest.map_structure(lambda value: value[tf.newaxis], record))
 
-    def _decode_single(self, stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
+    def _decode_single(self, stage: FirstStage, block: Block) -> Structure:
         """The example that a block of one holds."""
-        columns = stage.columns(block)
-        return self._structure(columns, decode_one, lambda value: value[0]), columns
+        return self._structure(stage.columns(block), decode_one, lambda value: value[0])
 
     def _structure(
         self,
@@ -273,22 +269,8 @@ class Builder:
         return options
 
 
-def _as_it_is(stage: FirstStage, block: Block) -> tuple[Structure, Columns]:
-    return block, stage.shapes(block)
-
-
-def _each(
-    blocks: tf.data.Dataset, stage: FirstStage, then: Then, order: Order | None, lane: tf.Tensor
-) -> tf.data.Dataset:
-    """What `then` makes of each block of a lane; of shards, their order is checked."""
-    if order is None:
-        return blocks.map(_plain(lambda block: then(stage, block)[0]))
-
-    def step(block: Block) -> tuple[Structure, tf.Tensor]:
-        element, columns = then(stage, block)
-        return element, columns["key"]
-
-    return order.check(blocks, lane, step)
+def _as_it_is(stage: FirstStage, block: Block) -> Structure:
+    return block
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:

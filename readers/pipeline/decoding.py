@@ -114,10 +114,13 @@ def _tensorflow_dtype(info: FeatureInfo) -> tf.DType:
 
 
 def _scale(info: FeatureInfo) -> tuple[np.ndarray, np.ndarray] | None:
+    if info.dtype.startswith("complex") or info.time is not None:
+        raise UsageError(
+            f"normalize=True: feature {info.name!r} is {info.time or info.dtype}, which has no statistics;"
+            " leave it out with features=…, or read it without normalize and scale it in map_fn"
+        )
     if info.stats is None:
         raise UsageError(f"normalize=True needs the mean of {info.name!r}; convert again with --stats")
-    if info.dtype.startswith("complex"):
-        raise UsageError(f"normalize=True: feature {info.name!r} is {info.dtype}; leave it out with features=…")
     kind = "f8" if info.dtype == "float64" else "f4"
     mean, std = (np.array(info.stats.get(name, ()), dtype=kind) for name in ("mean", "std"))
     channels = info.shape[-1] if info.shape else None

@@ -8,6 +8,7 @@ Raising the limit and the amount kept free lets batches reuse each other's memor
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 
 _M_TRIM_THRESHOLD = -1
@@ -16,8 +17,23 @@ _LARGEST_BLOCK_BYTES = 32 * 2**20  # the largest that glibc accepts
 _KEPT_BYTES = 512 * 2**20  # free memory at the end of the heap that is not given back
 
 
-def keep_large_blocks() -> bool:
-    """Tell glibc to keep large blocks, for this process. Whether there is a glibc to tell."""
+_log = logging.getLogger("readers")
+_done = False
+
+
+def keep_large_blocks() -> None:
+    """Make glibc keep large blocks, in the whole process, and log it once; without glibc nothing happens."""
+    global _done
+    if not _done and _set_thresholds():
+        _done = True
+        _log.info(
+            "glibc keeps blocks of up to %d bytes, and up to %d free bytes, in this process, as with "
+            "MALLOC_MMAP_THRESHOLD_=%d MALLOC_TRIM_THRESHOLD_=%d; tune_malloc=False leaves it alone",
+            *(_LARGEST_BLOCK_BYTES, _KEPT_BYTES) * 2,
+        )
+
+
+def _set_thresholds() -> bool:
     if not sys.platform.startswith("linux"):
         return False
     try:

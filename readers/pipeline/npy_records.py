@@ -139,8 +139,11 @@ class NpyFiles:
         if label and examples.labels is not None:
             self._labels = tf.constant(examples.labels[used], tf.int64)
 
-    def read(self, part: tf.Tensor) -> tf.data.Dataset:
-        """The examples of one part."""
+    def blocks(self, part: tf.Tensor, size: int, drop_remainder: bool = False) -> tf.data.Dataset:
+        """The examples of one part, `size` at a time."""
+        return self._read(part).batch(size, drop_remainder=drop_remainder)
+
+    def _read(self, part: tf.Tensor) -> tf.data.Dataset:
         first = self._first[part]
         last = first + self._count[part]
         if not self._rows:
@@ -181,6 +184,3 @@ class NpyFiles:
     def shapes(self, block: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """The same."""
         return block
-
-    def order(self, lanes: Sequence[Sequence[Part]]) -> None:
-        """Files are found by their names: there is no order to check."""

@@ -111,16 +111,16 @@ def choose(
     # Blocks of empty arrays are left alone: cutting them up crashes TensorFlow.
     simple = all(methods[info.name] is Method.FIXED and largest_bytes(info) for info in features)
     decode_blocks = kind is Kind.EXAMPLES and simple and not shuffle and padded <= SMALL_BYTES
+    block = 1 if large else max(1, min(BLOCK_EXAMPLES, math.floor(BLOCK_BYTES / max(example_bytes, 1))))
     if kind is Kind.BATCHES:
         # Each lane holds two finished batches and works on one: strings, and what is decoded from them.
-        block, held = batch, 3 * batch * padded
+        held = 3 * batch * padded
     else:
-        block = 1 if large else max(1, min(BLOCK_EXAMPLES, math.floor(BLOCK_BYTES / max(example_bytes, 1))))
         # The next lanes are opened and filled ahead as well.
         held = (6 if shuffle else 3) * block * max(example_bytes, padded if large else 0)
     lanes = max(1, min(MAX_LANES, math.floor(READ_AHEAD_BYTES / max(held, 1))))
     if compressed:
-        lanes = min(lanes, parts)  # a shard can't be entered in the middle without unpacking what is before
+        lanes = min(lanes, max(1, parts))  # a shard can't be entered in the middle without unpacking what is before
     if kind is Kind.EXAMPLES:
         parallel = max(1, min(parallel, math.floor(READ_AHEAD_BYTES / (3 * padded))))
     batch_bytes = (1 if options.batch_size is None else batch) * padded

@@ -18,13 +18,13 @@ from typing import IO
 
 import numpy as np
 
-from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, parse_example
-from npy2tfrecord.formats.keysums import residue
 from npy2tfrecord.formats.manifest import Hash, ShardInfo
 from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, data_length, unframe
-from readers.shards.index import load_table
+from npy2tfrecord.syscalls import usable_cores
+from readers.shards.index import Keys, load_keys, load_table
+from readers.shards.presence import open_shard
 from readers.splits import Part
 
 _CHUNK_BYTES = 8 * 2**20
@@ -57,7 +57,7 @@ def find(directory: str, shards: Sequence[ShardInfo], parts: Sequence[Part], com
             f"on_corrupt='skip' needs the index; in {compression}-compressed shards records can't be found"
         )
     used = sorted({part.shard for part in parts})
-    with ThreadPoolExecutor(min(len(used), os.cpu_count() or 1) or 1) as pool:
+    with ThreadPoolExecutor(max(1, min(len(used), usable_cores()))) as pool:
         return [bad for found in pool.map(lambda i: _check(directory, i, shards[i]), used) for bad in found]
 
 
@@ -89,10 +89,10 @@ def warn(directory: str, shards: Sequence[ShardInfo], damaged: Sequence[Damaged]
 
 
 def _check(directory: str, shard: int, info: ShardInfo) -> list[Damaged]:
-    offsets, sizes, known = load_table(directory, info)
+    offsets, sizes = load_table(directory, info)
     found: list[Damaged] = []
     path, seen = os.path.join(directory, info.file), Hash()
-    with _opened(path) as file:
+    with _opened(directory, info) as file:
         for record, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
             data = memoryview(file.read(size))
             seen.update(data)
@@ -101,37 +101,38 @@ def _check(directory: str, shard: int, info: ShardInfo) -> list[Damaged]:
             except DamageError as error:
                 found.append(Damaged(shard, record, offset, _is_head(data), _key(data), str(error)))
     intact = seen.hexdigest() == info.hash
-    if not intact and known is not None:
+    if not intact:
         bad = {each.record for each in found}
-        found += _misplaced(path, shard, offsets, sizes, known, bad)
+        known = load_keys(directory, info)
+        with _opened(directory, info) as file:
+            found += _misplaced(file, shard, offsets, sizes, known, bad)
         found.sort(key=attrgetter("record"))
     if not found and not intact:
-        problem = "every record is whole, but they are not those that were written; npy2tfrecord verify tells more"
+        problem = "every record is whole, but they are not those that were written; run npy2tfrecord verify"
         raise DamageError(f"{display(path)}: {problem}")
     return found
 
 
 def _misplaced(
-    path: str, shard: int, offsets: np.ndarray, sizes: np.ndarray, known: np.ndarray, bad: set[int]
+    file: IO[bytes], shard: int, offsets: np.ndarray, sizes: np.ndarray, known: Keys, bad: set[int]
 ) -> list[Damaged]:
-    """The records of a shard, but for the `bad` ones, that are whole and have other keys than were written there."""
+    """The records of a shard, except the `bad` ones, that are whole and have another key than was written there."""
     found = []
     problem = "a whole record, but not the one that was written there"
-    with _opened(path) as file:
-        for record, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
-            key = _key(memoryview(file.read(size)))
-            if record not in bad and (key is None or residue(key.encode("utf-8", "surrogateescape")) != known[record]):
-                found.append(Damaged(shard, record, offset, False, key, problem))
+    for record, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
+        key = _key(memoryview(file.read(size)))
+        if record not in bad and (key is None or not known.is_at(record, key.encode("utf-8", "surrogateescape"))):
+            found.append(Damaged(shard, record, offset, False, key, problem))
     return found
 
 
 @contextmanager
-def _opened(path: str) -> Iterator[IO[bytes]]:
+def _opened(directory: str, info: ShardInfo) -> Iterator[IO[bytes]]:
     try:
-        with os.fdopen(syscalls.open_regular(path), "rb", buffering=_CHUNK_BYTES) as file:
+        with os.fdopen(open_shard(directory, info, compare_tail=False), "rb", buffering=_CHUNK_BYTES) as file:
             yield file
     except OSError as error:
-        raise DamageError(f"{display(path)}: {error.strerror or error}") from error
+        raise DamageError(f"{display(os.path.join(directory, info.file))}: {error.strerror or error}") from error
 
 
 def _is_head(record: memoryview) -> bool:

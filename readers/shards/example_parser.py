@@ -23,7 +23,7 @@ class _Template:
     between: tuple[tuple[int, int, bytes], ...]  # start, stop and content of what must be the same
     places: tuple[tuple[str, int, int], ...]  # name, start and stop of each value
     label: tuple[int, int] | None
-    constants: dict[str, Any]  # shapes
+    constants: dict[str, Any]  # shapes and dtypes
 
 
 class Templates:
@@ -76,8 +76,15 @@ class Templates:
             tuple(each for each in between if each[2]),
             tuple((name, start, stop) for start, stop, name in spans if (start, stop) != label),
             label,
-            {name: value for name, value in columns.items() if isinstance(value, list) and name != LABEL},
+            _constants(columns),
         )
+
+
+def _constants(columns: dict[str, Any]) -> dict[str, Any]:
+    """The columns that are the same for all examples with a template: `NAME/shape` and `NAME/dtype`."""
+    shapes = {name: value for name, value in columns.items() if isinstance(value, list) and name != LABEL}
+    dtypes = {name: memoryview(bytes(value)) for name, value in columns.items() if name.endswith("/dtype")}
+    return shapes | dtypes
 
 
 def _apply(template: _Template, data: memoryview) -> dict[str, Any] | None:

@@ -1,58 +1,83 @@
-"""Where the records of a shard are, by its index, and what tells which they are. No TensorFlow here."""
+"""Where the records of a shard are and which keys they have, by the files beside it. No TensorFlow here.
+
+Links are followed, since caches of data sets are made of links.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, display
-from npy2tfrecord.formats.manifest import ShardInfo, index_name
-from npy2tfrecord.formats.tfrecord import FRAME_BYTES, MAX_DATA_BYTES
+from npy2tfrecord.formats.manifest import ShardInfo, index_name, keys_name
+from npy2tfrecord.formats.shard import decode_index, decode_keys, encode_keys
+
+_LINE_BYTES = 40  # of an index, at most
+
+Loaded = TypeVar("Loaded")
 
 
 class Table(NamedTuple):
-    """Of a shard's records the offsets (int64), sizes (uint32) and residues of the keys (uint32): 16 bytes a record.
-
-    There are no residues in what an early converter wrote.
-    """
+    """The offsets (int64) and sizes (uint32) of a shard's records: 12 bytes a record."""
 
     offsets: np.ndarray
     sizes: np.ndarray
-    residues: np.ndarray | None
+
+
+class Keys:
+    """The keys of a shard's records: the lines of their file, and 4 bytes a record for where each ends.
+
+    Raises `DamageError` for what is not `count` lines.
+    """
+
+    def __init__(self, lines: bytes, count: int) -> None:
+        decode_keys(lines)  # raises
+        ends = np.flatnonzero(np.frombuffer(lines, np.uint8) == ord("\n"))
+        if len(ends) != count:
+            raise DamageError(f"{len(ends)} keys, expected {count}")
+        self._lines = lines
+        self._ends = ends.astype(np.uint32 if len(lines) < 2**32 else np.int64)
+
+    def is_at(self, record: int, key: bytes) -> bool:
+        """Whether a record's key is this one."""
+        start = int(self._ends[record - 1]) + 1 if record else 0
+        return self._lines[start : int(self._ends[record]) + 1] == encode_keys([key])
+
+    def find(self, key: bytes) -> int | None:
+        """The number of the record with this key."""
+        line = encode_keys([key])
+        start = 0 if self._lines.startswith(line) else self._lines.find(b"\n" + line) + 1
+        if not start and not self._lines.startswith(line):
+            return None
+        return int(np.searchsorted(self._ends, start, side="left"))
 
 
 def load_table(directory: str, info: ShardInfo) -> Table:
-    """The table of a shard's records.
+    """The table of a shard's records. Raises `DamageError` unless they fill the shard one behind the other."""
 
-    Raises `DamageError` unless they fill the shard that the manifest describes, one by one, and have its keys.
-    """
-    path = os.path.join(directory, index_name(info.file))
-    text = _read(path, info.examples * 40 + 1)  # two numbers of at most 19 digits a line
-    plain = text.replace(b"\n", b"").replace(b" ", b"").isdigit()
-    numbers = np.fromstring(text, dtype=np.int64, sep=" ") if plain else np.empty(0, np.int64)
-    if len(numbers) != 2 * info.examples:
-        raise DamageError(f"{display(path)}: {len(numbers)} numbers, expected {2 * info.examples}, two a record")
-    offsets, sizes = numbers[::2].copy(), numbers[1::2]
-    ends = offsets + sizes
-    if not len(offsets):
-        return Table(offsets, sizes.astype(np.uint32), None)
-    good = offsets[0] == 0 and ends[-1] == info.bytes and (sizes >= FRAME_BYTES).all()
-    if not good or (offsets[1:] != ends[:-1]).any() or sizes.max() > MAX_DATA_BYTES + FRAME_BYTES:
-        raise DamageError(f"{display(path)}: its records do not fill the shard's {info.bytes} bytes one by one")
-    return Table(offsets, sizes.astype(np.uint32), load_residues(directory, info))
+    def decode(data: bytes) -> Table:
+        offsets, sizes = decode_index(data, info.examples, info.bytes)
+        return Table(offsets, sizes.astype(np.uint32))
+
+    return _load(os.path.join(directory, index_name(info.file)), info.examples * _LINE_BYTES, decode)
 
 
-def load_residues(directory: str, info: ShardInfo) -> np.ndarray | None:
-    """Nothing: there are no residues any more."""
-    return None
+def load_keys(directory: str, info: ShardInfo) -> Keys:
+    """The keys of a shard's records. Raises `DamageError` unless there is one for each."""
+    # The keys are in the records too, so a longer file is not read: escaped they have at most twice the bytes.
+    limit = 2 * info.bytes + info.examples
+    return _load(os.path.join(directory, keys_name(info.file)), limit, lambda data: Keys(data, info.examples))
 
 
-def _read(path: str, limit: int) -> bytes:
+def _load(path: str, limit: int, decode: Callable[[bytes], Loaded]) -> Loaded:
     try:
         with os.fdopen(syscalls.open_regular(path), "rb") as file:
-            return file.read(limit)
+            return decode(file.read(limit + 1))
+    except DamageError as error:
+        raise DamageError(f"{display(path)}: {error}") from None
     except OSError as error:
         raise DamageError(f"{display(path)}: {error.strerror or error}; it is needed to find records") from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobs import Chance, Job, Told, fail, tree
 
-from npy2tfrecord.conversion import converter
+from npy2tfrecord.conversion.workspace import Workspace
 
 
 def fill_disks(root: Path, count: int, chance: Chance, end: float) -> Told:
@@ -29,10 +29,10 @@ def fill_disks(root: Path, count: int, chance: Chance, end: float) -> Told:
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(disk)], check=False)
         if mounted.returncode:
             return Counter({"skipped: mounting a disk is not allowed": 1})
-        check = converter.Conversion._check_space
+        check = Workspace.check_space
         try:
             if number % 2:  # as if another program had filled it meanwhile
-                converter.Conversion._check_space = lambda *arguments: None  # type: ignore[method-assign]
+                Workspace.check_space = lambda *arguments: None  # type: ignore[method-assign]
             code, said = job.wait(job.start(disk / "out"))
             if code not in (0, 5) or (code and "space" not in said and "free" not in said):
                 fail(f"{size} bytes: exit code {code}: {said}")
@@ -43,6 +43,6 @@ def fill_disks(root: Path, count: int, chance: Chance, end: float) -> Told:
             subprocess.run(["mount", "-o", f"remount,size={2 * needed + 10**7}", str(disk)], check=True)
             job.finish(disk / "out")
         finally:
-            converter.Conversion._check_space = check  # type: ignore[method-assign]
+            Workspace.check_space = check  # type: ignore[method-assign]
             subprocess.run(["umount", str(disk)], check=True)
     return told

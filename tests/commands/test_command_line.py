@@ -101,12 +101,12 @@ def test_usage_is_2_and_writes_nothing(here: Path, words: tuple[str, ...], messa
 def test_skipped_sources_are_3_and_bad_input_is_4(here: Path) -> None:
     (here / "source" / "bad.npy").write_bytes(b"nothing")
     assert only_line(run(here, "convert", "source", "out", code=4).stderr).startswith(
-        "npy2tfrecord: source/bad.npy: starts with b'nothin'; expected a .npy file"
+        "npy2tfrecord: source/bad.npy: text, which begins with 'nothing'; expected a .npy file"
     )
     assert not (here / "out").exists()
     assert "Skipped 1 source:\n  source/bad.npy: " in run(here, "scan", "--on-error=skip", "source", code=3).stdout
     done = run(here, "convert", "--on-error=skip", "source", "out", code=3)
-    assert "Skipped 1 source:\n  source/bad.npy: starts with" in done.stdout
+    assert "Skipped 1 source:\n  source/bad.npy: text, which begins" in done.stdout
     run(here, "convert", "--on-error=skip", "source", "out", code=3)
     assert read_back(here / "out").keys() == set(NAMES)
 

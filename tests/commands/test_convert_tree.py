@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from faults import tree
 
-from npy2tfrecord.formats import manifest
+from npy2tfrecord.formats import manifest_parsing
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert-tree"
 
@@ -62,7 +62,7 @@ def test_strange_names_and_going_on(environment: dict[str, str], tmp_path: Path)
         ["plain", "with space", "new\nline", "-q", "a=b", "quote'\"$(x)"]
     )
     for folder in filter(Path.is_dir, out.iterdir()):
-        assert manifest.load(folder).examples == 3
+        assert manifest_parsing.load(folder).examples == 3
     assert [code for _, code, _ in results(first.stdout)] == [0] * 6
     assert ("done", 0, r"$'new\nline'") in results(first.stdout)
     assert "6 done, 0 with skipped sources, 0 failed; exit 0" in first.stdout

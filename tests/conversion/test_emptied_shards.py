@@ -12,7 +12,7 @@ from converted import Command, read_back, save
 from faults import tree
 
 from npy2tfrecord.conversion import converter
-from npy2tfrecord.formats import manifest
+from npy2tfrecord.formats import manifest, manifest_parsing
 
 BAD = ("b", "d", "e")  # do not fit into float16
 WORDS = ("--dtype", "float16", "--on-error", "skip", "--num-shards", "9")
@@ -35,7 +35,7 @@ def test_they_are_written_with_no_examples(
     result = command(*words)
     assert result.code == 3
     assert all(f"{name}.npy: 1" not in result.out and f"{name}.npy: " in result.out for name in BAD)
-    made = manifest.load(out)
+    made = manifest_parsing.load(out)
     assert sorted(shard.examples for shard in made.shards) == [0] * 3 + [1] * 6
     for shard in made.shards:
         if not shard.examples:
@@ -68,7 +68,7 @@ def test_tensorflow_reads_such_a_set(compression: str, source: Path, tmp_path: P
     assert command("convert", source, out, *WORDS, "--compression", compression, "--stats").code == 3
     assert command("verify", out, "--source", source).code == 0
     kind = {"none": "", "gzip": "GZIP", "zlib": "ZLIB"}[compression]
-    made = manifest.load(out)
+    made = manifest_parsing.load(out)
     for shard in made.shards:
         records = list(tf.data.TFRecordDataset(str(out / shard.file), kind).as_numpy_iterator())
         assert len(records) == shard.examples
@@ -104,7 +104,7 @@ def test_a_split_may_be_left_with_nothing(tmp_path: Path, command: Command) -> N
     words = ("convert", tmp_path / "d", out, *WORDS, "--split", "dirs", "--labels", tmp_path / "labels.csv")
     (tmp_path / "labels.csv").write_text("key,label\ntrain/a,x\ntrain/b,y\nval/c,x\nval/d,y\n")
     assert command(*words).code == 3
-    made = manifest.load(out)
+    made = manifest_parsing.load(out)
     assert {split: sum(s.examples for s in shards) for split, shards in made.splits.items()} == {"train": 2, "val": 0}
     assert command("verify", out).code == 0
     assert command("info", out).code == 0
@@ -119,7 +119,7 @@ def test_rows_too(tmp_path: Path, command: Command) -> None:
     out = tmp_path / "out"
     assert command("convert", "--rows", tmp_path / "X.npy", out, *WORDS).code == 3
     assert set(read_back(out)) == {"X#0", "X#2", "X#3", "X#4"}
-    assert sorted(shard.examples for shard in manifest.load(out).shards) == [0, 0, 1, 1, 1, 1]
+    assert sorted(shard.examples for shard in manifest_parsing.load(out).shards) == [0, 0, 1, 1, 1, 1]
     assert command("verify", out, "--source", tmp_path / "X.npy").code == 0
 
 

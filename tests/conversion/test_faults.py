@@ -183,12 +183,23 @@ def test_no_room_is_found_out_before_the_first_write(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     status = os.statvfs(tmp_path)
-    full = os.statvfs_result((status.f_bsize, 1, 10, 0, 0, *tuple(status)[5:]))
+    full = os.statvfs_result((status.f_bsize, 1, 10, 5, 3, *tuple(status)[5:]))
     monkeypatch.setattr(os, "statvfs", lambda path: full)
-    with pytest.raises(OutputError, match="0 are free"):
+    with pytest.raises(OutputError, match="3 are free"):
         convert(source, tmp_path / "out", **OPTIONS)
     assert not list(tmp_path.rglob("*.tfrecord"))
     assert not list(tmp_path.rglob("*.shard"))
+
+
+@pytest.mark.parametrize("blocks", [(0, 0, 0), (10, 0, 0)], ids=["of no size", "with nothing free"])
+def test_a_file_system_that_does_not_know_its_room_is_not_full(
+    blocks: tuple[int, ...], source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = os.statvfs(tmp_path)
+    unknown = os.statvfs_result((status.f_bsize, 1, *blocks, *tuple(status)[5:]))
+    monkeypatch.setattr(os, "statvfs", lambda path: unknown)
+    convert(source, tmp_path / "out", **OPTIONS)
+    assert verify(tmp_path / "out").examples == 10
 
 
 def test_every_error_survives_the_way_from_a_worker() -> None:

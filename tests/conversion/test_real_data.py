@@ -22,7 +22,7 @@ from converted import read_back, save
 import npy2tfrecord
 import readers
 from npy2tfrecord.errors import InputError
-from npy2tfrecord.formats import manifest as manifests
+from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.npy import SUPPORTED_NAMES
 
 
@@ -215,7 +215,7 @@ def test_tfrecord_of_pypi_reads_the_shards_by_our_index(
     # In a process of its own: it and TensorFlow can't be imported together.
     command = [sys.executable, "-c", READ_WITH_TFRECORD, *shards]
     read = pickle.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
-    sizes = {shard.file: shard.examples for shard in manifests.load(out).shards}
+    sizes = {shard.file: shard.examples for shard in manifest_parsing.load(out).shards}
     seen = []
     for path, parts in zip(shards, read, strict=True):
         count = sizes[Path(path).name]

@@ -14,7 +14,7 @@ from converted import Command, read_back, same, save
 import npy2tfrecord
 import readers
 from npy2tfrecord.errors import DamageError, InputError, UsageError
-from npy2tfrecord.formats import manifest
+from npy2tfrecord.formats import manifest, manifest_parsing
 from npy2tfrecord.formats.dtypes import parse_descr, time_from_name
 from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.shard import read_records
@@ -31,7 +31,7 @@ def test_a_file_comes_back_as_it_was(dtype: str, tmp_path: Path) -> None:
     made = npy2tfrecord.convert(tmp_path / "in", tmp_path / "out", fsync=False)
     (info,) = made.features
     assert (info.dtype, info.time, info.shape) == ("int64", array.dtype.name, (2, 3))
-    assert manifest.load(tmp_path / "out") == made
+    assert manifest_parsing.load(tmp_path / "out") == made
     npy2tfrecord.export(tmp_path / "out", tmp_path / "back")
     assert (tmp_path / "back" / "a.npy").read_bytes() == (tmp_path / "in" / "a.npy").read_bytes()
     found = readers.ArraySource(tmp_path / "out")[0]["array"]
@@ -140,7 +140,7 @@ def test_a_manifest_names_nothing_else(time: Any, tmp_path: Path) -> None:
     document = json.loads(path.read_text())
     path.write_bytes(changed(document, time=time))
     with pytest.raises(DamageError, match=r"features\.array\.time: found"):
-        manifest.load(tmp_path / "out")
+        manifest_parsing.load(tmp_path / "out")
 
 
 def test_a_manifest_says_so_of_integers_only(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_a_manifest_says_so_of_integers_only(tmp_path: Path) -> None:
     path = tmp_path / "out" / "manifest.json"
     path.write_bytes(changed(json.loads(path.read_text()), dtype="float64"))
     with pytest.raises(DamageError, match=r"time: found 'datetime64\[ns\]', expected none with float64"):
-        manifest.load(tmp_path / "out")
+        manifest_parsing.load(tmp_path / "out")
 
 
 def test_names_are_looked_at_first() -> None:

@@ -12,7 +12,7 @@ from converted import Command, read_back, save, shards_of
 
 import npy2tfrecord
 from npy2tfrecord.errors import ConflictError, DamageError, InputError, UsageError
-from npy2tfrecord.formats import manifest
+from npy2tfrecord.formats import manifest, manifest_parsing
 
 KEYS = ["cats/1", "cats/more/2", "dogs/1", "Birds/1", "dogs/3"]
 
@@ -72,19 +72,19 @@ def test_plain_integers_are_counted_unless_there_are_too_many(tmp_path: Path) ->
     many = table(tmp_path / "many.csv", "key,label\n" + "".join(f"{i:04},{i - 500}\n" for i in range(1001)))
     made = npy2tfrecord.convert(source, tmp_path / "many", labels=many)
     assert not made.label_counts
-    assert manifest.load(tmp_path / "many") == made
+    assert manifest_parsing.load(tmp_path / "many") == made
 
 
 def test_a_manifest_without_counts_is_read_and_one_with_wrong_counts_is_not(folders: Path, tmp_path: Path) -> None:
     made = npy2tfrecord.convert(folders, tmp_path / "out", labels="dirs")
     older = replace(made, label_counts={})
-    assert manifest.decode(older.encode()) == older
+    assert manifest_parsing.decode(older.encode()) == older
     (tmp_path / "out" / "manifest.json").write_bytes(older.encode())
     assert npy2tfrecord.convert(folders, tmp_path / "out", labels="dirs") == older
     for values, counts in (((0, 1), (2, 2)), ((1, 0), (2, 3)), ((0, 1, 2), (2, 3)), ((0, 0), (2, 3))):
         wrong = replace(made, label_counts={"train": manifest.LabelCounts(values, counts)})
         with pytest.raises(DamageError, match=r"splits\.train\.labels"):
-            manifest.decode(wrong.encode())
+            manifest_parsing.decode(wrong.encode())
 
 
 def test_class_names_go_to_tfds(folders: Path, tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_classes_that_are_not_utf8(tmp_path: Path) -> None:
         np.save(directory / "1.npy", 1.0)
     made = npy2tfrecord.convert(tmp_path / "d", tmp_path / "out", labels="dirs")
     assert made.labels == ("a b", "ü", "\udcff")
-    assert manifest.load(tmp_path / "out") == made
+    assert manifest_parsing.load(tmp_path / "out") == made
 
 
 ROWS = "".join(f"{key},{label}\n" for key, label in zip(KEYS, ["cat", "cat", "dog", "bird", "dog"], strict=True))
@@ -247,7 +247,7 @@ def test_table_that_changed_is_other_data(folders: Path, tmp_path: Path, command
     with pytest.raises(ConflictError, match="labels"):
         npy2tfrecord.convert(folders, out, labels=file)
     command.ok("convert", folders, out, "--labels", file, "--overwrite")
-    assert manifest.load(out).labels == ("bird", "cat", "wolf")
+    assert manifest_parsing.load(out).labels == ("bird", "cat", "wolf")
 
 
 def test_feature_called_label_is_in_the_way(folders: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import dataclasses
 import multiprocessing
 import os
 import pickle
@@ -124,12 +125,12 @@ def test_a_flipped_bit_anywhere_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: "", "0 numbers, expected 12"),
-        (lambda t: t + "5 5\n", "expected 12, two a record"),
-        (lambda t: t.replace("0 ", "x ", 1), "0 numbers, expected 12"),
+        (lambda t: "", "not 6 lines"),
+        (lambda t: t + "5 5\n", "not 6 lines"),
+        (lambda t: t.replace("0 ", "x ", 1), "not 6 lines"),
         (lambda t: "1" + t, "do not fill the shard"),
         (lambda t: t.rstrip() + "0\n", "do not fill the shard"),
-        (lambda t: t.rstrip() + "0" * 30 + "\n", "do not fill the shard|expected 12"),
+        (lambda t: t.rstrip() + "0" * 30 + "\n", "do not fill the shard|a size that no record can have"),
         (None, "No such file or directory; it is needed"),
     ],
 )
@@ -146,11 +147,14 @@ def test_an_index_that_lies_is_refused(tmp_path: Path, change: Any, message: str
 
 def test_a_short_shard_is_found_when_it_is_opened_and_later(tmp_path: Path) -> None:
     path = write_dataset(tmp_path, [np.arange(4)] * 6, shards=1)
-    source = readers.ArraySource(path)
+    source, opened = readers.ArraySource(path), readers.ArraySource(path)
+    opened[0]
     shard = path / "train-00000-of-00001.tfrecord"
     content = shard.read_bytes()
     shard.write_bytes(content[:-3])
     with pytest.raises(DamageError, match="before a record does"):
+        opened[5]
+    with pytest.raises(DamageError, match=f"{len(content) - 3} bytes, expected {len(content)} by the manifest"):
         source[5]
     with pytest.raises(DamageError, match=f"{len(content) - 3} bytes, expected {len(content)} by the manifest"):
         readers.ArraySource(path)
@@ -200,5 +204,40 @@ def test_positions_take_few_bytes_a_record(tmp_path: Path) -> None:
     source = readers.ArraySource(path)
     source[0]
     tables = [array for table in source._tables.values() for array in table]
+    tables += [keys._ends for keys in source._keys.values()]
     assert sum(array.nbytes for array in tables) <= 16 * 5000
     assert all(array.base is None or isinstance(array.base, bytes) for array in tables)
+
+
+def test_an_example_is_found_by_its_key(data: Any) -> None:
+    source = readers.ArraySource(data[0])
+    assert [source.index_of(key_of(i)) for i in range(101)] == [*range(101)]
+    part = readers.ArraySource(data[0], split="train[30:60]")
+    assert part[part.index_of(key_of(47))]["key"] == key_of(47)
+    for key in ("k/0000", "/00001", "", key_of(29), key_of(60), "k/00001\n"):
+        with pytest.raises(KeyError, match="no example has the key"):
+            part.index_of(key)
+
+
+def test_keys_with_newlines_and_backslashes_are_found(tmp_path: Path) -> None:
+    keys = ["a", "a\nb", "b", "a\\nb", "\\", "\n", "b\\", "", "c\udc80"]
+    path = write_dataset(tmp_path, [np.arange(3)] * len(keys), shards=2, keys=keys)
+    source = readers.ArraySource(path)
+    assert [source.index_of(key) for key in keys] == [*range(len(keys))]
+    assert [example["key"] for example in source] == keys
+
+
+def test_a_dtype_that_the_manifest_does_not_name_is_damage(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path / "out", [np.arange(3, dtype="f4")] * 4, shards=1)
+    other = write_dataset(tmp_path / "other", [np.arange(3, dtype="i4")] * 4, shards=1)
+    (path / "manifest.json").write_bytes(
+        dataclasses.replace(readers.load_manifest(other), features=readers.load_manifest(path).features).encode()
+    )
+    for folder in ("index", "."):
+        for file in (other / folder).glob("train*"):
+            (path / folder / file.name).write_bytes(file.read_bytes())
+    for i in range(4):
+        with pytest.raises(
+            DamageError, match=r"record \d at offset \d+: 'array' is b'int32', the manifest says float32"
+        ):
+            readers.ArraySource(path)[i]

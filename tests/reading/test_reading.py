@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -14,6 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from reading_data import number_of, random_array, same_bits, write_dataset
 
+import npy2tfrecord
 import readers
 from npy2tfrecord.errors import DamageError, UsageError
 from npy2tfrecord.formats.npy import SUPPORTED_NAMES, dtype_from_name
@@ -367,7 +369,7 @@ def test_a_damaged_record_is_an_error_that_says_which(tmp_path: Path, where: str
     shard.write_bytes(content)
     with pytest.raises(tf.errors.InvalidArgumentError) as error:
         list(readers.load_dataset(path, **options))
-    message = f"record 6 of {shard} is damaged or missing, at offset {offset}, key k/00016."
+    message = f"record 6 of {shard} is damaged or missing, at offset {offset}."
     assert message in error.value.message
 
 
@@ -429,6 +431,19 @@ def test_normalize_uses_the_manifests_statistics(tmp_path: Path, dtype: str) -> 
         )
     for element in readers.load_dataset(path, normalize=True):
         np.testing.assert_allclose(element["array"], expected[number_of(element["key"])], rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["complex64", "<M8[ns]", "<m8[s]"])
+@pytest.mark.parametrize("stats", [False, True])
+def test_normalize_of_what_has_no_statistics_does_not_ask_for_them(tmp_path: Path, dtype: str, stats: bool) -> None:
+    (tmp_path / "in").mkdir()
+    np.save(tmp_path / "in" / "a.npy", np.arange(6).astype(dtype))
+    npy2tfrecord.convert(tmp_path / "in", tmp_path / "out", stats=stats)
+    name = np.dtype(dtype).name
+    with pytest.raises(UsageError, match=rf"feature 'array' is {re.escape(name)}, .*features=…, or .*map_fn") as caught:
+        readers.load_dataset(tmp_path / "out", normalize=True)
+    assert "--stats" not in str(caught.value)
+    assert len(list(readers.load_dataset(tmp_path / "out"))) == 1
 
 
 def test_normalize_without_statistics_is_refused(fixed: Any) -> None:
@@ -505,6 +520,41 @@ def test_the_pipeline_holds_no_python(varying: Any) -> None:
 def test_options_that_make_no_sense_are_refused(fixed: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         readers.load_dataset(fixed[0], **options)
+
+
+def numpy_numbers(options: dict[str, Any]) -> dict[str, Any]:
+    """The same options with NumPy's numbers."""
+    kinds: dict[type, Any] = {bool: np.bool_, int: np.int64, tuple: lambda each: tuple(map(np.int32, each))}
+    return {name: kinds.get(type(value), lambda same: same)(value) for name, value in options.items()}
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"batch_size": 8, "drop_remainder": True, "repeat": 2, "prefetch": 1, "num_parallel_calls": 2},
+        {"batch_size": 8, "shuffle": 20, "seed": 3, "worker": (1, 2), "deterministic": True},
+        {"batch_size": 8, "shuffle": True, "seed": 3, "repeat": False},
+        {"batch_size": 4, "buckets": 3, "tune_malloc": False},
+        {"batch_size": 4, "buckets": (3, 7), "prefetch": -1, "ragged": True},
+        {"batch_size": 4, "with_lengths": True, "padding_value": 1, "cache": True},
+    ],
+)
+def test_numpy_numbers_mean_what_pythons_do(varying: Any, options: dict[str, Any]) -> None:
+    plain = readers.load_dataset(varying[0], **options)
+    same = readers.load_dataset(varying[0], **numpy_numbers(options))
+    assert same.cardinality() == plain.cardinality()
+    assert same.element_spec == plain.element_spec
+    assert keys_in_order(same) == keys_in_order(plain)
+
+
+@pytest.mark.parametrize(
+    "name", ["batch_size", "shuffle", "seed", "repeat", "prefetch", "num_parallel_calls", "worker", "buckets"]
+)
+@pytest.mark.parametrize("value", [np.float32(8), 8.0, np.array([2.0]), "x", np.datetime64("2020"), object()])
+def test_what_is_no_whole_number_is_refused_by_name(varying: Any, name: str, value: Any) -> None:
+    options = {"batch_size": 8} | {name: value}
+    with pytest.raises(UsageError, match=f"^{name}="):
+        readers.load_dataset(varying[0], **options)
 
 
 def test_padding_values_that_the_dtype_cannot_hold_are_refused(tmp_path: Path) -> None:

@@ -224,3 +224,16 @@ def test_memory_settings_change_no_value(tmp_path: Path, tune: bool | None) -> N
     path = write_dataset(tmp_path, [np.full((300, 300), i) for i in range(6)])
     for batch in readers.load_dataset(path, batch_size=2, tune_malloc=tune):
         assert all((a == number_of(k)).all() for a, k in zip(batch["array"].numpy(), batch["key"].numpy(), strict=True))
+
+
+def test_the_memory_setting_is_logged_once(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: Any) -> None:
+    from readers.pipeline import malloc
+
+    path = write_dataset(tmp_path, [np.zeros(3)] * 6)
+    monkeypatch.setattr(malloc, "_done", False)
+    monkeypatch.setattr(malloc, "_set_thresholds", lambda: True)
+    with caplog.at_level("INFO", logger="readers"):
+        for tune in (False, None, True, True):
+            readers.load_dataset(path, batch_size=2, tune_malloc=tune)
+    (line,) = (record.getMessage() for record in caplog.records if record.name == "readers")
+    assert "MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=536870912" in line

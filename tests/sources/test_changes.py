@@ -97,13 +97,13 @@ def _convert_while(change: Change, files: list[Path], out: Path, options: dict[s
     """Convert; every file is changed when all are scanned and none is written."""
     changed: list[Path] = []
 
-    def tell(progress: Progress) -> None:
+    def change_all(progress: Progress) -> None:
         if progress.bytes_total and not changed:
             changed.extend(files)
             for path in files:
                 change(path)
 
-    npy2tfrecord.convert(files[0].parent, out, progress=tell, **options)
+    npy2tfrecord.convert(files[0].parent, out, progress=change_all, **options)
     assert changed
 
 

@@ -32,7 +32,7 @@ SHAPES = st.integers(1, 5).flatmap(
     shapes=SHAPES,
     dtypes=st.lists(st.sampled_from(DTYPES), min_size=1, max_size=3),
     forms=st.lists(st.sampled_from(FORMS), min_size=1, max_size=4),
-    buffer=st.sampled_from([16, 64, 256, 1024]),
+    buffer=st.sampled_from([64, 256, 1024]),  # a quarter of it, for large records, holds one value of 16 bytes
     block=st.sampled_from([1, 16, 100, 1000, 5000]),
     run=st.sampled_from([1, 32, 4096]),
     rows=st.booleans(),
@@ -72,6 +72,26 @@ def test_arrays_read_in_pieces_are_whole(
                 arrays = {f"{i}#{r}": expected[r] for r in range(shape[0])} if rows else {str(i): expected}
                 for key, array in arrays.items():
                     assert same_bits(found[key].arrays[name], array), (name, key)
+
+
+@pytest.mark.parametrize("last", [1, 7, 64, 65, 1000])
+@pytest.mark.parametrize("buffer", [16, 100])
+def test_statistics_of_arrays_read_in_pieces_are_whole(buffer: int, last: int, tmp_path: Path) -> None:
+    """Also where the values of one index of all channels are more than the buffer holds."""
+    rng = np.random.default_rng(3)
+    arrays = [rng.normal(size=(12 + i, last)) for i in range(3)]
+    (tmp_path / "source").mkdir()
+    for i, array in enumerate(arrays):
+        np.save(tmp_path / "source" / f"{i}.npy", array)
+    with mock.patch.object(shard_writer, "BUFFER_BYTES", buffer):
+        made = npy2tfrecord.convert(tmp_path / "source", tmp_path / "out", jobs=1, fsync=False, stats=True)
+    values = np.concatenate(arrays) if last <= 64 else np.concatenate([array.reshape(-1, 1) for array in arrays])
+    stats = made.features[0].stats
+    assert stats is not None
+    assert stats["min"] == values.min(axis=0).tolist()
+    assert stats["max"] == values.max(axis=0).tolist()
+    np.testing.assert_allclose(stats["mean"], values.mean(axis=0), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(stats["std"], values.std(axis=0), rtol=1e-9)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)

@@ -37,7 +37,7 @@ def keys_of(out: Path) -> list[str]:
 
 
 def problems_of(source: Path, **options: Any) -> dict[str, str]:
-    """What a scan that goes on finds wrong, by the path below the source."""
+    """The problems that a scan with --on-error skip reports, by the path below the source."""
     report = npy2tfrecord.scan(source, on_error="skip", **options)
     return {os.fsdecode(p.where).removeprefix(f"{source}/"): p.problem for p in report.problems}
 
@@ -112,7 +112,7 @@ def test_any_name_can_be_shown_in_an_error(tmp_path: Path, command: Command, nam
     assert result.code == 4
     (line,) = result.err.splitlines()
     assert line.isprintable()
-    assert "starts with b'no arr'" in line
+    assert "text, which begins with 'no array'" in line
     result = command("scan", "--json", "--on-error", "skip", plant(tmp_path / "s", "good.npy"))
     assert result.code == 3
     assert len(json.loads(result.out)["skipped"]) == 1
@@ -207,7 +207,7 @@ def test_pipes_sockets_and_devices_are_told_and_never_waited_for(tmp_path: Path,
             f"socket.{suffix}": "a socket; expected a regular file",
             f"device.{suffix}": "a device; expected a regular file"
             if suffix == "npy"
-            else "the file is empty; expected an .npz file (zip)",
+            else "the file is empty; expected an .npz file: download or copy it again, or leave it out with --exclude",
         }
 
 
@@ -248,8 +248,8 @@ def test_links_that_loop_are_told_and_not_followed_for_ever(tmp_path: Path) -> N
     (source / "d" / "self").symlink_to(".")
     report = npy2tfrecord.scan(source, on_error="skip", follow_symlinks=True)
     assert report.counts == (2,)
-    told = {os.fsdecode(p.where).removeprefix(f"{source}/"): p.found for p in report.problems}
-    assert told == dict.fromkeys(("d/e/up/", "d/self/"), "a link to a directory that it is in itself")
+    reported = {os.fsdecode(p.where).removeprefix(f"{source}/"): p.found for p in report.problems}
+    assert reported == dict.fromkeys(("d/e/up/", "d/self/"), "a link to a directory that it is in itself")
     with pytest.raises(InputError, match="1 more source has problems"):
         npy2tfrecord.convert(source, tmp_path / "out", follow_symlinks=True)
 

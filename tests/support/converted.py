@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from npy2tfrecord.commands import main
-from npy2tfrecord.formats import manifest
+from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.shard import array_of, check_example, key_of, read_records
 
@@ -28,7 +28,7 @@ class Example(NamedTuple):
 
 def read_back(out: Path) -> dict[str, Example]:
     """Every example by its key, in the order of the shards; each compared with what the manifest says of it."""
-    made = manifest.load(out)
+    made = manifest_parsing.load(out)
     examples: dict[str, Example] = {}
     for split, shards in made.splits.items():
         for shard in shards:

@@ -34,7 +34,7 @@ import readers
 from npy2tfrecord import convert, export, syscalls, verify
 from npy2tfrecord.commands import text
 from npy2tfrecord.errors import DamageError, Error, InputError
-from npy2tfrecord.formats import manifest, npz
+from npy2tfrecord.formats import manifest, manifest_parsing, npz
 from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.manifest import Hash, Manifest
 from npy2tfrecord.formats.npy import header_size
@@ -346,7 +346,7 @@ def fuzz_manifests(count: int, seed: int, root: Path, watch: Watch) -> Counter[s
         (out / manifest.FILE_NAME).write_bytes(altered(rng.choice(documents), rng))
 
         def inform() -> None:
-            text.manifest_text(manifest.load(out), "x")
+            text.manifest_text(manifest_parsing.load(out), "x")
 
         with watch.on():
             shown = refused(inform)

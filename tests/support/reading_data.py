@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import zlib
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ def record(key: str, arrays: Mapping[str, np.ndarray], label: int | None = None)
     values = {name: np.asarray(array) for name, array in arrays.items()}
     layout = example.Layout.of(tuple((n, a.dtype.name, a.shape, a.nbytes) for n, a in values.items()))
     entry = example.label_entry(label)
-    data = layout.before_key(len(key.encode()), len(entry)) + key.encode() + entry + layout.after_label
+    name = key.encode("utf-8", "surrogateescape")
+    data = layout.before_key(len(name), len(entry)) + name + entry + layout.after_label
     for i, array in enumerate(values.values()):
         data += (layout.payload_heads[i] if i else b"") + array.astype(array.dtype.newbyteorder("<")).tobytes("C")
     return tfrecord.head(len(data)) + data + tfrecord.foot(crc32c(data))
@@ -41,8 +43,13 @@ def write_dataset(
     compression: str = "none",
     stats: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
+    keys: Sequence[str] | None = None,
+    empty: Sequence[int] = (),
 ) -> Path:
-    """A data set of these arrays with keys `k/00000`…; `splits` says how many examples each split has."""
+    """A data set of these arrays, with keys `k/00000`… unless given; `splits` says how many examples each split has.
+
+    `empty` says which of the `shards` of each split hold no example.
+    """
     named = features if isinstance(features, Mapping) else {"array": features}
     count = len(next(iter(named.values())))
     out.mkdir(parents=True, exist_ok=True)
@@ -50,17 +57,21 @@ def write_dataset(
     position = 0
     written: dict[str, tuple[manifest.ShardInfo, ...]] = {}
     for split, size in (splits or {"train": count}).items():
-        pieces = min(shards, size)
+        pieces = shards if empty else min(shards, size)
+        filled = [shard for shard in range(pieces) if shard not in empty]
         infos = []
         for shard in range(pieces):
             file = manifest.shard_name(split, shard, pieces)
-            first, last = position + size * shard // pieces, position + size * (shard + 1) // pieces
+            place = bisect_left(filled, shard)
+            last = position + size * (place + (shard in filled)) // max(1, len(filled))
+            first = position + size * place // max(1, len(filled))
+            here = [keys[i] if keys else key_of(i) for i in range(first, last)]
             records = [
-                record(key_of(i), {n: a[i] for n, a in named.items()}, labels[i] if labels is not None else None)
-                for i in range(first, last)
+                record(key, {n: a[i] for n, a in named.items()}, labels[i] if labels is not None else None)
+                for i, key in enumerate(here, first)
             ]
-            keys = [key_of(i).encode() for i in range(first, last)]
-            infos.append(_write_shard(out, file, records, keys, compression))
+            encoded = [key.encode("utf-8", "surrogateescape") for key in here]
+            infos.append(_write_shard(out, file, records, encoded, compression))
         position += size
         written[split] = tuple(infos)
     made = manifest.Manifest(

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from npy2tfrecord import convert
-from npy2tfrecord.formats.manifest import load
+from npy2tfrecord.formats.manifest_parsing import load
 from npy2tfrecord.writing import statistics
 from npy2tfrecord.writing.statistics import Moments
 

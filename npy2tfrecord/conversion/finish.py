@@ -1,0 +1,98 @@
+"""From the entries of shards to the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from npy2tfrecord.errors import InputError, display
+from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo
+from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.options import Options
+from npy2tfrecord.planning.feature_summary import summarize
+from npy2tfrecord.planning.fingerprint import Fingerprint
+from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.writing.shard_writer import ShardEntry
+from npy2tfrecord.writing.statistics import Moments
+
+
+def planned_entries(planned: Plan) -> dict[str, ShardEntry]:
+    """The entries that a dry run has: no hashes, and sizes before compression."""
+    sizes = planned.shard_sizes()
+    return {
+        file: ShardEntry.of(ShardInfo(file, len(members), sizes[file], "0" * 32, ""))
+        for split in planned.splits
+        for file, members in split.shards()
+    }
+
+
+def make_manifest(
+    planned: Plan, entries: Mapping[str, ShardEntry], fingerprint: Fingerprint, options: Options, base: str
+) -> Manifest:
+    """The manifest of all shards; names of sources that were skipped are given relative to `base`.
+
+    Raises `InputError` when no example at all could be written.
+    """
+    if not any(entry.examples for entry in entries.values()):
+        first = next(skipped for file in planned.files for _, skipped in entries[file].left_out)
+        found = f"{first.reason}; with it, none of the {len(planned.examples)} examples can be written"
+        raise InputError(first.source, found, "at least one")
+    ordered = [entries[file] for file in planned.files]
+    left_out: list[np.ndarray] = []
+    splits: dict[str, tuple[ShardInfo, ...]] = {}
+    label_counts: dict[str, LabelCounts] = {}
+    for split in planned.splits:
+        shards = list(split.shards())
+        splits[split.name] = tuple(entries[file].shard for file, _ in shards)
+        left_out += [members[[i for i, _ in entries[file].left_out]] for file, members in shards]
+        if counted := planned.count_labels(split, np.concatenate(left_out[-len(shards) :])):
+            label_counts[split.name] = counted
+    skipped = [*planned.examples.skipped, *(reason for entry in ordered for _, reason in entry.left_out)]
+    return Manifest(
+        features=_features(planned, np.concatenate(left_out), _statistics(ordered)),
+        splits=splits,
+        labels=None if planned.examples.labels is None else planned.examples.classes or (),
+        label_counts=label_counts,
+        compression=options.compression,
+        options=options.shaping(),
+        sources=fingerprint.to_json() | _compressors(entry.compressor for entry in ordered),
+        skipped=tuple(replace(s, source=s.source.removeprefix(display(base))) for s in skipped),
+    )
+
+
+def repaired_manifest(manifest: Manifest, entries: Mapping[str, ShardEntry]) -> Manifest:
+    """The manifest after shards were written again: another compressor may make other bytes of the same records."""
+    splits = {split: tuple(entries[shard.file].shard for shard in shards) for split, shards in manifest.splits.items()}
+    recorded = manifest.sources.get("compressors", [])
+    known = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, list) else []
+    used = _compressors([*known, *(entry.compressor for entry in entries.values())])
+    return replace(manifest, splits=splits, sources=dict(manifest.sources) | used)
+
+
+def _compressors(names: Iterable[str | None]) -> dict[str, Any]:
+    found = sorted({name for name in names if name is not None})
+    return {"compressors": found} if found else {}
+
+
+def _statistics(ordered: list[ShardEntry]) -> dict[str, dict[str, Any]]:
+    return {
+        name: Moments.of_states(entry.moments[name] for entry in ordered).summary()
+        for name in ordered[0].moments
+        if all(name in entry.moments for entry in ordered)
+    }
+
+
+def _features(planned: Plan, left_out: np.ndarray, stats: dict[str, dict[str, Any]]) -> tuple[FeatureInfo, ...]:
+    examples = planned.examples
+    features = []
+    for table, sources, cast in zip(examples.tables, examples.sources, planned.casts, strict=True):
+        counts = np.bincount(table.header_ids[sources], minlength=len(table.headers))
+        if len(left_out):
+            counts -= np.bincount(table.header_ids[sources[left_out]], minlength=len(table.headers))
+        dtype = dtype_from_name(cast.to_name)
+        info = summarize(table, counts, 0 if examples.rows is None else 1, dtype)
+        features.append(replace(info, stats=stats.get(info.name)))
+    return tuple(features)

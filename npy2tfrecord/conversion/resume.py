@@ -1,0 +1,111 @@
+"""What is kept of an earlier run, and what of it is in the way."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from npy2tfrecord.errors import ConflictError, display
+from npy2tfrecord.formats.manifest import BESIDE, FORMAT_VERSION, Hash, Manifest, ShardInfo, beside
+from npy2tfrecord.formats.shard import encode_keys, is_whole
+from npy2tfrecord.jobs import pool
+from npy2tfrecord.options import Options
+from npy2tfrecord.planning.fingerprint import Fingerprint
+from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.writing.shard_writer import ShardEntry
+
+Entries = dict[str, ShardEntry]  # by the shard's file
+
+
+def check_same(
+    out: str, options: Mapping[str, Any], sources: Mapping[str, Any], chosen: Options, fingerprint: Fingerprint
+) -> None:
+    """Raise `ConflictError` unless what is in the output was made with the `chosen` options from the same sources.
+
+    `options` and `sources` are recorded there. An option that is not recorded was added to this package later, and
+    had its default.
+    """
+    ours, defaults = chosen.shaping(), Options().shaping()
+    if unknown := options.keys() - ours.keys():
+        raise ConflictError(
+            f"{display(out)} was made by a newer version of npy2tfrecord, with options that this one does not know:"
+            f" {', '.join(map(display, sorted(unknown)))}. Use that version; --overwrite replaces what is there"
+        )
+    there = defaults | dict(options)
+    differ = [f"{name} is {there[name]!r} there, {ours[name]!r} now" for name in ours if there[name] != ours[name]]
+    if not differ and (changed := fingerprint.difference(sources)):
+        differ.append(changed)
+    if differ:
+        raise ConflictError(
+            f"{display(out)} holds a conversion of other data or with other options: {'; '.join(differ)}."
+            " --overwrite replaces it"
+        )
+
+
+def check_begun(out: str, begun: Mapping[str, Any], version: str) -> None:
+    """Raise `ConflictError` when another version of this package began the run: its bytes may be others."""
+    if begun.get("package") != version:
+        raise ConflictError(
+            f"{display(out)} holds an unfinished conversion by version {display(str(begun.get('package')))} of"
+            f" npy2tfrecord; this is {version}. Finish it with that version; --overwrite converts all anew"
+        )
+
+
+def lost_shards(out: str, manifest: Manifest, entries: Entries) -> list[str]:
+    """Shards of a finished conversion that are missing, lack a file beside them or do not have their size.
+
+    `entries` are the shards that a repair has written again: the manifest may not know them yet.
+    """
+    lost = []
+    for shard in manifest.shards:
+        names = shard.file, *(beside(shard.file, suffix) for suffix in BESIDE)
+        try:
+            size, *_ = (os.stat(os.path.join(out, name)).st_size for name in names)
+        except OSError:
+            lost.append(shard.file)
+            continue
+        if size != shard.bytes or (shard.file in entries and entries[shard.file].shard != shard):
+            lost.append(shard.file)
+    return lost
+
+
+def kept_shards(
+    out: str, planned: Plan, entries: Entries, options: Options, jobs: Callable[[int, int], int]
+) -> Entries:
+    """The entries whose shards are whole, by size and content, and whose sources have not changed.
+
+    `jobs` gives the number of workers for so many bytes in so many tasks.
+    """
+    candidates = []
+    for spec in planned.shards(set(entries)):
+        entry = entries[spec.file]
+        if entry.sources_hash in ("", spec.sources_hash):
+            missing = {i for i, _ in entry.left_out}
+            keys = [key for i, key in enumerate(spec.record_keys) if i not in missing]
+            keys_hash = Hash(encode_keys(keys)).hexdigest() if len(keys) == entry.examples else None
+            candidates.append((out, entry.shard, options.compression, keys_hash))
+    size = sum(shard.bytes for _, shard, _, _ in candidates)
+    whole = pool.run(is_whole, candidates, jobs=jobs(size, len(candidates)), backend=options.backend)
+    return {file: entries[file] for file, found in whole if found}
+
+
+def check_repairable(out: str, manifest: Manifest) -> None:
+    """Raise `ConflictError` for a manifest with members that are unknown here: they would be lost."""
+    if manifest.format_version != FORMAT_VERSION:
+        raise ConflictError(
+            f"{display(out)} is of format version {manifest.format_version}, this version of npy2tfrecord writes"
+            f" {FORMAT_VERSION}: write the lost or damaged shards with the version that made it"
+        )
+
+
+def check_rewritten(out: str, shard: ShardInfo, was: ShardInfo) -> None:
+    """Raise `ConflictError` unless a shard that was written again holds the records that it held.
+
+    Another compressor makes other bytes of the same records.
+    """
+    if shard.hash != was.hash and (was.unpacked is None or shard.unpacked != was.unpacked):
+        raise ConflictError(
+            f"{display(out)}: {shard.file} is lost or damaged, and what its sources make now is not what was there:"
+            " they have changed since the conversion. --overwrite converts all anew"
+        )
