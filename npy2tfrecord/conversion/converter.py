@@ -83,6 +83,7 @@ def convert(
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
+    in_flight: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: ProgressFunction | None = None,
@@ -118,6 +119,7 @@ def convert(
     jobs: worker processes; None for one per core.
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
+    in_flight: requests to storage that a worker keeps under way; None finds out how many pay.
     overwrite: replace the data set that is in `out`.
     dry_run: write nothing; hashes and last bytes in the manifest are empty.
     progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
@@ -133,7 +135,7 @@ def convert(
         follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
         missing=missing, dtype=dtype, stats=stats, split=split, split_by=split_by, shard_size=shard_size,
         num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync, read_back=read_back,
-        jobs=jobs, backend=backend, scheduler=scheduler,
+        jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight,
     )  # fmt: skip
     return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
 
