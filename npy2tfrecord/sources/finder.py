@@ -13,9 +13,15 @@ from npy2tfrecord.formats.manifest import Hash
 from npy2tfrecord.options import Options
 from npy2tfrecord.sources.patterns import Selection, read_file_list
 from npy2tfrecord.sources.table import FileSet
+from npy2tfrecord.storage.in_flight import Batch as Requests
+from npy2tfrecord.storage.in_flight import InFlight
 
 SUFFIXES = (b".npy", b".npz")
+_MOST_AHEAD = 256  # directories that are listed before their turn
 _NAMES_AT_ONCE = 1 << 16  # joined: it takes 80 bytes for each meanwhile
+
+
+_Identities = frozenset[tuple[int, int]]  # of directories: device and inode
 
 
 class Batch(NamedTuple):
@@ -78,7 +84,7 @@ def find(sources: tuple[tuple[str | None, bytes], ...], options: Options) -> Ite
                 directory, slash, file = path.rpartition(b"/")
                 yield Batch(feature, directory + slash, b"", [file], [], is_source=True)
             elif listed is None:
-                yield from _walk(feature, root, selection, options.follow_symlinks)
+                yield from _walk(feature, root, selection, options)
             else:
                 yield from _listed_files(feature, root, listed, selection)
 
@@ -112,47 +118,84 @@ def _listed_files(feature: str | None, root: bytes, paths: list[bytes], selectio
         yield Batch(feature, root + key, key, names, [])
 
 
-def _walk(feature: str | None, root: bytes, selection: Selection, follow_symlinks: bool) -> Iterator[Batch]:
-    stack: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(b"", frozenset())]
-    takes_all = selection.is_everything
-    while stack:
-        key, ancestors = stack.pop()
-        directory = root + key
-        files: list[bytes] = []
-        subdirectories: list[bytes] = []
-        problems: list[InputError] = []
+def _walk(feature: str | None, root: bytes, selection: Selection, options: Options) -> Iterator[Batch]:
+    """The directories below `root`. Where storage waits, those that come next are listed meanwhile."""
+    ahead: dict[bytes, tuple[_Directory, Requests]] = {}
+    with InFlight(options.in_flight) as requests:
+
+        def begin(key: bytes, ancestors: _Identities) -> tuple[_Directory, Requests]:
+            directory = _Directory(root, key, ancestors, selection, options.follow_symlinks)
+            return directory, requests.submit(directory.list_it, (0,), lambda _: directory.path)
+
+        stack: list[tuple[bytes, _Identities]] = [(b"", frozenset())]
+        while stack:
+            key, ancestors = stack.pop()
+            directory, listing = ahead.pop(key) if key in ahead else begin(key, ancestors)
+            if requests.target:
+                for following, ancestors_there in reversed(stack[-_MOST_AHEAD:]):
+                    if len(ahead) < _MOST_AHEAD and following not in ahead:
+                        ahead[following] = begin(following, ancestors_there)
+            requests.wait(listing)
+            directory.files.sort()
+            yield Batch(feature, directory.path, key, directory.files, directory.problems)
+            directory.subdirectories.sort(reverse=True)
+            stack.extend((key + name + b"/", directory.ancestors) for name in directory.subdirectories)
+
+
+class _Directory:
+    """What is in a directory, once it is listed; `key` is its path below `root`."""
+
+    def __init__(
+        self, root: bytes, key: bytes, ancestors: _Identities, selection: Selection, follow_symlinks: bool
+    ) -> None:
+        self.path = root + key
+        self.key = key
+        self.ancestors = ancestors  # of what is in it: itself included, if links are followed
+        self.files: list[bytes] = []
+        self.subdirectories: list[bytes] = []
+        self.problems: list[InputError] = []
+        self._selection = selection
+        self._follow_symlinks = follow_symlinks
+
+    def list_it(self, numbers: Iterator[int]) -> None:
+        """A request, of which there is one."""
+        for _ in numbers:
+            self._try_to_list()
+
+    def _try_to_list(self) -> None:
         try:
-            if follow_symlinks:
-                status = os.stat(directory)
+            if self._follow_symlinks:
+                status = os.stat(self.path)
                 identity = (status.st_dev, status.st_ino)
-                if identity in ancestors:
+                if identity in self.ancestors:
                     found = "a link to a directory that it is in itself"
-                    yield Batch(feature, directory, key, [], [InputError(directory, found, "no loop; --exclude it")])
-                    continue
-                ancestors |= {identity}
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name[-4:] in SUFFIXES and entry.is_file(follow_symlinks=False):
-                        if takes_all or selection.wants_file(key + name):
-                            files.append(name)
-                    elif entry.is_symlink():
-                        is_directory = _follow(entry, key, selection, follow_symlinks, problems)
-                        if is_directory is not None:
-                            (subdirectories if is_directory else files).append(name)
-                    elif entry.is_dir(follow_symlinks=False):
-                        if takes_all or selection.wants_directory(key + name):
-                            subdirectories.append(name)
-                    elif name[-4:] in SUFFIXES and (takes_all or selection.wants_file(key + name)):
-                        files.append(name)
+                    self.problems.append(InputError(self.path, found, "no loop; --exclude it"))
+                    return
+                self.ancestors |= {identity}
+            self._list()
         except OSError as error:
-            problems.append(
-                InputError(directory, f"cannot look into the directory: {error.strerror}", "a readable directory")
+            self.problems.append(
+                InputError(self.path, f"cannot look into the directory: {error.strerror}", "a readable directory")
             )
-        files.sort()
-        yield Batch(feature, directory, key, files, problems)
-        subdirectories.sort(reverse=True)
-        stack.extend((key + name + b"/", ancestors) for name in subdirectories)
+
+    def _list(self) -> None:
+        selection, key, files = self._selection, self.key, self.files
+        takes_all = selection.is_everything
+        with os.scandir(self.path) as entries:
+            for entry in entries:
+                name = entry.name
+                if name[-4:] in SUFFIXES and entry.is_file(follow_symlinks=False):
+                    if takes_all or selection.wants_file(key + name):
+                        files.append(name)
+                elif entry.is_symlink():
+                    is_directory = _follow(entry, key, selection, self._follow_symlinks, self.problems)
+                    if is_directory is not None:
+                        (self.subdirectories if is_directory else files).append(name)
+                elif entry.is_dir(follow_symlinks=False):
+                    if takes_all or selection.wants_directory(key + name):
+                        self.subdirectories.append(name)
+                elif name[-4:] in SUFFIXES and (takes_all or selection.wants_file(key + name)):
+                    files.append(name)
 
 
 def _follow(
