@@ -17,12 +17,14 @@ from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.example import KEY
 from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN
 from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.paths import local_path
 
 DEFAULT_FEATURE = "array"
 DEFAULT_SPLIT = "train"
 DEFAULT_SHARD_SIZE = 128 * 10**6
 MAX_JOBS = 2**20
 MAX_IN_FLIGHT = 1024
+MAX_FOLDS = 1000
 LOCAL_BACKENDS = ("loky", "multiprocessing", "threading", "sequential")  # joblib's own, on this machine
 
 _UNITS = {"": 1, "b": 1}
@@ -69,10 +71,10 @@ def parse_text(value: Any, option: str) -> str:
 
 
 def parse_path(value: Any, option: str) -> str:
-    """A path as a string, whatever kind of path it is."""
+    """A path of this machine as a string, whatever kind of path it is."""
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise UsageError(f"{option} {value!r}: expected a path")
-    return os.fsdecode(value)
+    return local_path(value, option)
 
 
 def parse_size(value: Any, option: str = "size", *, needs_unit: bool = False) -> int:
@@ -150,6 +152,7 @@ _PARSERS: dict[str, _Parser] = {
     "group_by_suffix": parse_flag,
     "missing": _one_of("fail", "skip"),
     "labels": _optional(parse_path),
+    "label_by": _optional(_parse_regex),
     "void_dtype": _optional(_parse_dtype),
     "split_by": _optional(_parse_regex),
     "shuffle": parse_flag,
@@ -165,7 +168,7 @@ _PARSERS: dict[str, _Parser] = {
     "scheduler": _optional(parse_text),
     "in_flight": _optional(_number(1, MAX_IN_FLIGHT)),
 }
-"""How the value of each option is checked and brought to one type. `dtype` and `split` are parsed apart."""
+"""How the value of each option is checked and brought to one type. `dtype`, `key_by` and `split` are parsed apart."""
 
 
 # --- sources and features ---------------------------------------------------------------------------------------------
@@ -179,7 +182,8 @@ def parse_sources(sources: Sources) -> tuple[tuple[str | None, bytes], ...]:
     if isinstance(sources, Mapping):
         pairs: list[tuple[str | None, bytes]] = []
         for feature, paths in sources.items():
-            pairs.extend((parse_text(feature, "feature name"), os.fsencode(path)) for path in _listed(paths))
+            named = parse_text(feature, "feature name")
+            pairs.extend((named, os.fsencode(local_path(path, "source"))) for path in _listed(paths))
     else:
         pairs = [_split_name(path) for path in _listed(sources)]
     if not pairs:
@@ -211,8 +215,8 @@ def _split_name(source: Path) -> tuple[str | None, bytes]:
     if equals and not isinstance(source, os.PathLike) and not os.path.lexists(path):
         text = os.fsdecode(name)
         if FEATURE_PATTERN.fullmatch(text):
-            return text, rest
-    return None, path
+            return text, os.fsencode(local_path(rest, "source"))
+    return None, os.fsencode(local_path(source, "source"))
 
 
 def check_feature_name(name: str) -> None:
@@ -241,10 +245,12 @@ class Options:
     group_by_suffix: bool = False
     missing: str = "fail"
     labels: str | None = None
+    label_by: str | None = None
+    key_by: str | Sequence[str] | Mapping[str, str] | None = None
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None
     void_dtype: str | None = None  # or a dtype; its name in the end
     # splits and shards
-    split: str | Mapping[str, float] | None = None
+    split: str | os.PathLike[str] | Mapping[str, float] | None = None
     split_by: str | None = None
     shuffle: bool = True
     seed: int = 0
@@ -262,7 +268,10 @@ class Options:
     in_flight: int | None = None  # requests to storage; found out while they run
 
     casts: Mapping[str | None, str] = field(init=False, repr=False)
+    key_patterns: Mapping[str | None, str] = field(init=False, repr=False)
     fractions: tuple[tuple[str, Fraction], ...] = field(init=False, repr=False)
+    folds: int = field(init=False, repr=False)  # 0 without
+    split_table: str | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -271,23 +280,41 @@ class Options:
         for name, parse in _PARSERS.items():
             put(name, parse(getattr(self, name), name))
         put("casts", _parse_casts(self.dtype))
-        put("fractions", _parse_fractions(self.split))
+        put("key_patterns", _parse_key_patterns(self.key_by))
+        put("split_table", _parse_split_table(self.split))
+        put("folds", 0 if self.split_table else _parse_folds(self.split))
+        put("fractions", () if self.folds or self.split_table else _parse_fractions(self.split))
+        if self.labels is not None and self.label_by is not None:
+            raise UsageError("labels and label_by are both given: expected one of them")
+        if self.has_label_array and not self.rows:
+            raise UsageError(
+                f"labels {self.labels!r}: an array has labels by number of row, and goes with rows; without rows, give"
+                " a table, a CSV file with the columns key and label"
+            )
         if self.scheduler is not None and self.backend != "dask":
             raise UsageError("a scheduler's address goes with backend 'dask'")
-        if self.split_by is not None and not self.fractions:
-            raise UsageError("split_by goes with fractions, such as split='train=0.9,val=0.1'")
+        if self.split_by is not None and not self.fractions and not self.folds:
+            raise UsageError("split_by goes with fractions or folds, such as split='train=0.9,val=0.1' or '5-fold'")
+
+    @property
+    def has_label_array(self) -> bool:
+        """Whether the labels are in a `.npy` file, by number of row."""
+        return self.labels is not None and self.labels.lower().endswith(".npy")
 
     def shaping(self) -> dict[str, Any]:
         """The options that change what is written, as the manifest records them."""
         names = (
             *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "missing"),
-            *("void_dtype", "split_by", "shuffle", "seed", "compression", "stats"),
+            *("label_by", "void_dtype", "split_by", "shuffle", "seed", "compression", "stats"),
         )
         shaping = {name: getattr(self, name) for name in names}
         shaping["include"], shaping["exclude"] = list(self.include), list(self.exclude)
         shaping["labels"] = self.labels if self.labels in (None, "dirs") else "file"
         shaping["dtype"] = {name or "": dtype for name, dtype in sorted(self.casts.items(), key=str)}
+        shaping["key_by"] = {name or "": pattern for name, pattern in sorted(self.key_patterns.items(), key=str)}
         shaping["split"] = {name: str(f) for name, f in self.fractions} or self.split
+        if self.split_table is not None:
+            shaping["split"] = "file"
         shaping["num_shards"] = self.num_shards
         shaping["shard_size"] = self.shard_size if self.num_shards is None else None
         return shaping
@@ -334,13 +361,48 @@ def _parse_casts(dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None) ->
     return casts
 
 
-def _parse_fractions(split: str | Mapping[str, float] | None) -> tuple[tuple[str, Fraction], ...]:
+def _parse_key_patterns(value: Any) -> dict[str | None, str]:
+    if value is None:
+        return {}
+    pairs: list[tuple[str | None, Any]]
+    if isinstance(value, Mapping):
+        pairs = [(parse_text(name, "key_by of feature") or None, pattern) for name, pattern in value.items()]
+    else:
+        pairs = []
+        for each in [value] if isinstance(value, str) or not isinstance(value, Iterable) else value:
+            name, colon, rest = parse_text(each, "key_by").partition(":")
+            is_named = colon and (not name or FEATURE_PATTERN.fullmatch(name))
+            pairs.append((name or None, rest) if is_named else (None, each))
+    patterns: dict[str | None, str] = {}
+    for feature, pattern in pairs:
+        if feature in patterns:
+            raise UsageError(f"key_by is given twice for {'all features' if feature is None else repr(feature)}")
+        patterns[feature] = _parse_regex(pattern, "key_by")
+    return patterns
+
+
+def _parse_split_table(split: Any) -> str | None:
+    """The path of a table of splits; None for any other way to split."""
+    if isinstance(split, os.PathLike):
+        return parse_path(split, "split")
+    return split if isinstance(split, str) and split.lower().endswith(".csv") and "=" not in split else None
+
+
+def _parse_folds(split: Any) -> int:
+    match = re.fullmatch(r"(\d{1,9})-fold", split) if isinstance(split, str) else None
+    return parse_integer(int(match[1]), f"split {split!r}, number of folds", 2, MAX_FOLDS) if match else 0
+
+
+_EXPECTED_SPLIT = "expected 'dirs', fractions like 'train=0.9,val=0.1', folds like '5-fold', or FILE.csv"
+
+
+def _parse_fractions(split: str | os.PathLike[str] | Mapping[str, float] | None) -> tuple[tuple[str, Fraction], ...]:
     if split is None or split == "dirs":
         return ()
     if isinstance(split, Mapping):
         parts = [(parse_text(name, "split name"), str(value)) for name, value in split.items()]
     elif not isinstance(split, str):
-        raise UsageError(f"split {split!r}: expected 'dirs' or fractions like 'train=0.9,val=0.1'")
+        raise UsageError(f"split {split!r}: {_EXPECTED_SPLIT}")
     else:
         parts = [(name.strip(), value.strip()) for name, _, value in (p.partition("=") for p in split.split(","))]
     fractions: list[tuple[str, Fraction]] = []
@@ -349,7 +411,7 @@ def _parse_fractions(split: str | Mapping[str, float] | None) -> tuple[tuple[str
         try:
             fraction = Fraction(value)
         except (ValueError, ZeroDivisionError):
-            raise UsageError(f"split {split!r}: expected 'dirs' or fractions like 'train=0.9,val=0.1'") from None
+            raise UsageError(f"split {split!r}: {_EXPECTED_SPLIT}") from None
         if not 0 < fraction <= 1:
             raise UsageError(f"split {name}={value}: expected a fraction above 0 and at most 1")
         if name in dict(fractions):

@@ -21,8 +21,9 @@ from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, LABEL
 from npy2tfrecord.formats.manifest import Manifest, ShardInfo
-from npy2tfrecord.formats.shard import array_of, key_of
+from npy2tfrecord.formats.shard import array_of, key_of, label_of
 from npy2tfrecord.formats.tfrecord import unframe
+from npy2tfrecord.paths import local_path
 from readers import splits
 from readers.manifests import PathLike, load_manifest
 from readers.options import Features, ReadOptions
@@ -53,13 +54,13 @@ class _File:
 class ArraySource:
     """`len(source)` examples; `source[i]` is one, `source[2:5]` or `source[[3, 1, 2]]` a list of them.
 
-    An example is a dict of arrays by feature, with `key` (a str) and `label` (an int) where there is
-    one; `features` chooses as in `load_dataset`. Arrays are writable and the caller's own. Works from
-    any thread, in forked and spawned processes, and pickles as the path and what was asked for.
+    An example is a dict of arrays by feature, with `key` (a str) and `label` (an int, or a float for float32) where
+    there is one; `features` chooses as in `load_dataset`. Arrays are writable and the caller's own. Works from any
+    thread, in forked and spawned processes, and pickles as the path and what was asked for.
     """
 
     def __init__(self, path: PathLike, *, split: str | None = None, features: Features = None) -> None:
-        self._path = os.fsdecode(path)
+        self._path = local_path(path, "path")
         self._split = split
         self._features = ReadOptions(features=features).features  # validated
         self.manifest: Manifest = load_manifest(path)
@@ -243,9 +244,7 @@ class ArraySource:
     def _value(self, columns: Mapping[str, Any], column: str) -> Any:
         value = columns.get(column)
         if column == LABEL:
-            if not isinstance(value, list) or len(value) != 1:
-                raise DamageError("the example has no label")
-            return value[0]
+            return label_of(columns, self.manifest)
         if not isinstance(value, memoryview):
             raise DamageError(f"the example has no {column!r}")
         if column == KEY:

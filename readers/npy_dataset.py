@@ -126,7 +126,7 @@ def _describe(examples: Examples, rows: bool) -> Manifest:
         counts = np.bincount(table.header_ids[sources], minlength=len(table.headers))
         infos.append(summarize(table, counts, int(rows), table.headers[0].dtype))
     shard = ShardInfo(shard_name(_SPLIT, 0, 1), len(examples), sum(info.bytes for info in infos), "0" * 32, "")
-    return Manifest(tuple(infos), {_SPLIT: (shard,)}, labels=examples.classes)
+    return Manifest(tuple(infos), {_SPLIT: (shard,)}, labels=examples.classes, label_dtype=examples.label_dtype)
 
 
 def _check_readable(examples: Examples, used: Sequence[FeatureInfo], rows: bool) -> None:

@@ -1,4 +1,4 @@
-"""Comparing a shard with its sources: it is encoded once more, and each byte held against the file."""
+"""Comparing a shard with its sources: it is encoded again, and each byte is compared with the file."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def compare_shard(spec: ShardSpec, out: str, compression: str, skip: bool, in_fl
             with os.fdopen(handle, "rb") as packed:
                 file = unpacked(packed, compression)
                 if encode_shard(spec, _Comparison(file), bad, skip, in_flight) is not None:
-                    return [f"{spec.file}: goes on behind its last record"] if file.read(1) else []
+                    return [f"{spec.file}: there are bytes after its last record"] if file.read(1) else []
     except _Differs as differs:
         kept = np.delete(np.arange(len(spec)), sorted(bad))
         ends = np.cumsum(spec.record_sizes[kept])

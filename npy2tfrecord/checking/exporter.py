@@ -18,6 +18,7 @@ from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from npy2tfrecord.formats.npy import write_header
 from npy2tfrecord.formats.shard import array_of, key_of, read_records
 from npy2tfrecord.options import Options
+from npy2tfrecord.paths import local_path
 from npy2tfrecord.storage.in_flight import Batch, InFlight
 
 _MOST_OPEN = 256  # directories
@@ -44,7 +45,7 @@ def export(
     `ConflictError` when something is in the way (files may be replaced with `overwrite`), `OutputError` when the
     disk fails.
     """
-    path, target = os.fspath(out), os.fspath(directory)
+    path, target = local_path(out, "data set"), local_path(directory, "DIR")
     manifest = manifest_parsing.load(path)
     try:
         os.makedirs(target, exist_ok=True)
@@ -186,7 +187,7 @@ def _export_rows(path: str, manifest: Manifest, tree: _Tree) -> int:
             whole.last = max(whole.last, row)
     for (_, name), whole in wholes.items():
         if whole.last + 1 != whole.rows:
-            problem = f"of {display(name)!r} there are {whole.rows} rows, the last of which is number {whole.last}"
+            problem = f"{display(name)!r} has {whole.rows} rows here, and the last one is number {whole.last}"
             if manifest.skipped and whole.rows <= whole.last:
                 raise UsageError(f"{problem}: some were left out when they were converted, so it cannot come back")
             raise DamageError(problem)
@@ -287,7 +288,7 @@ class _Tree:
 
     @contextlib.contextmanager
     def _folder(self, key: bytes) -> Iterator[tuple[int, bytes]]:
-        """The open directory that the file of a key is in, made if need be, and the file's name there."""
+        """The open directory for the file of a key, made where it is missing, and the file's name in it."""
         *folders, name = key.split(b"/")
         if b"\0" in key or any(folder in (b"", b".", b"..") for folder in folders):
             raise DamageError(f"key {display(key)!r} is no path below a directory")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
+from pathlib import Path
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.checking.comparer import compare
@@ -18,7 +19,7 @@ from npy2tfrecord.formats.manifest import INDEX_DIR, Manifest, ShardInfo, index_
 from npy2tfrecord.formats.shard import NO_LINK_FLAGS, check_example, content_of, key_of, load_keys, read_records
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import Options, Sources, anchored, parse_sources
+from npy2tfrecord.options import Options, Sources, anchored, parse_path, parse_sources
 
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20
@@ -26,10 +27,10 @@ _TEXT, _NUMBER = (str, type(None)), (int, type(None))
 _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("include", "exclude"), (list,)),
     **dict.fromkeys(("follow_symlinks", "rows", "group_by_suffix", "shuffle", "stats"), (bool,)),
-    **dict.fromkeys(("on_error", "missing", "compression", "void_dtype", "split_by", "labels"), _TEXT),
+    **dict.fromkeys(("on_error", "missing", "compression", "void_dtype", "split_by", "labels", "label_by"), _TEXT),
     **dict.fromkeys(("seed", "num_shards", "shard_size"), _NUMBER),
     "split": (*_TEXT, dict),
-    "dtype": (dict,),
+    **dict.fromkeys(("dtype", "key_by"), (dict,)),
 }
 
 
@@ -37,7 +38,8 @@ def verify(
     out: str | os.PathLike[str],
     *,
     source: Sources | None = None,
-    labels: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    split: str | os.PathLike[str] | None = None,
     repair: bool = False,
     jobs: int | None = None,
     backend: str = "loky",
@@ -47,15 +49,16 @@ def verify(
 ) -> Manifest:
     """Check that a data set is whole: every shard, record and index is what the manifest says.
 
-    With `source`, every record is also compared with what its source makes now; `labels` is the table of labels if the
-    conversion had one. With `repair`, damaged shards are written again from the sources, to the bytes they had, and
-    `repaired` is called with each damage that is no more. `jobs`, `backend`, `scheduler` and `in_flight` are those of
-    `convert`.
+    With `source`, every record is also compared with what its source makes now; `labels` and `split` are the files of
+    labels and of splits if the conversion had them. With `repair`, damaged shards are written again from the sources,
+    to the bytes they had, and `repaired` is called with each damage that is no more. `jobs`, `backend`, `scheduler` and
+    `in_flight` are those of `convert`.
 
     Returns the manifest. Raises `DamageError` that lists what is damaged: shard, record, offset, key, and the source
     if it is known; `UsageError` when there is no data set.
     """
-    path = os.fspath(out) if pool.is_local(backend) else os.path.abspath(out)
+    path = parse_path(out, "data set")
+    path = path if pool.is_local(backend) else os.path.abspath(path)
     manifest = manifest_parsing.load(path)
     if repair and source is None:
         raise UsageError("repair needs the sources: --repair --source SOURCE...")
@@ -69,9 +72,9 @@ def verify(
     with dask_cluster.connected(backend, scheduler, jobs, [os.fsencode(path), *(place for _, place in needed)]):
         damaged |= _check_shards(path, manifest, jobs, backend)
         if source is not None:
-            options = _options_of(manifest, labels, running)
+            options = _options_of(manifest, {"labels": labels, "split": split}, running)
             if repair and damaged:
-                manifest = Conversion(source, path, options, False, None).run(damaged=frozenset(damaged))
+                manifest = Conversion(source, path, options).run(damaged=frozenset(damaged))
                 if repaired is not None:
                     for finding in _listed(damaged):
                         repaired(finding)
@@ -96,7 +99,7 @@ def _check_shards(path: str, manifest: Manifest, jobs: int, backend: str) -> dic
     return {file: found for file, found in pool.run(_check_shard, tasks, jobs=jobs, backend=backend) if found}
 
 
-def _options_of(manifest: Manifest, labels: str | None, running: Options) -> Options:
+def _options_of(manifest: Manifest, files: Mapping[str, str | os.PathLike[str] | None], running: Options) -> Options:
     """The options a data set was converted with."""
     kept = dict(manifest.options)
     try:
@@ -114,10 +117,15 @@ def _options_of(manifest: Manifest, labels: str | None, running: Options) -> Opt
             parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
             if type(value) not in _OPTION_TYPES[name] or not all(isinstance(part, str) for part in parts):
                 raise ValueError(f"{name} is {value!r:.60}")
-        if kept["labels"] == "file" and labels is None:
-            raise UsageError("the labels came from a table: name it with --labels FILE.csv")
-        if kept["labels"] == "file":
-            kept["labels"] = labels
+        for name, file in files.items():
+            if kept[name] == "file" and file is None:
+                raise UsageError(f"the {name.rstrip('s')}s came from a file: name it with --{name} FILE")
+            if kept[name] == "file":
+                kept[name] = file if name == "labels" or file is None else Path(file)
+            elif file is not None:
+                raise UsageError(f"{name} {display(os.fspath(file))}: the data set has no {name} from a file")
+            elif isinstance(kept[name], str) and kept[name].lower().endswith(".csv"):
+                raise ValueError(f"{name} is {kept[name]!r:.60}")
         kept["dtype"] = {name or None: dtype for name, dtype in kept["dtype"].items()}
         if kept["shard_size"] is None:
             del kept["shard_size"]
@@ -140,7 +148,7 @@ def _compare(
     """What differs between the shards and the sources, by shard."""
     with keep_small_files(options) or nullcontext() as kept:
         try:
-            planned = Conversion(source, path, options, False, None).plan_like(manifest, kept)
+            planned = Conversion(source, path, options).plan_like(manifest, kept)
         except ConflictError as error:
             raise DamageError(str(error)) from None
         yield from compare(planned, path, options, jobs)
@@ -200,7 +208,7 @@ def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, l
     differs = _check_index(out, shard, lines)
     moved, other = _check_keys(out, manifest, shard, keys)
     if problem:
-        where = "--source tells which record"
+        where = "verify with --source to find the record"
         if moved is not None:
             where = f"record {moved}, key {display(keys[moved])!r}, is not the one that was written there"
         return shard.file, [f"{shard.file}: every record is whole, but {problem}; {differs or where}"]

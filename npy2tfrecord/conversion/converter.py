@@ -26,12 +26,12 @@ from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_sources
+from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_path, parse_sources
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.planner import plan
-from npy2tfrecord.sources.finder import Batch, collect, find
+from npy2tfrecord.sources.finder import Batch, collect, find, passed_over
 from npy2tfrecord.storage.kept import KeptFiles
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
@@ -69,9 +69,11 @@ def convert(
     void_dtype: Dtype | None = None,
     missing: str = "fail",
     labels: str | os.PathLike[str] | None = None,
+    label_by: str | None = None,
+    key_by: str | Sequence[str] | Mapping[str, str] | None = None,
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
     stats: bool = False,
-    split: str | Mapping[str, float] | None = None,
+    split: str | os.PathLike[str] | Mapping[str, float] | None = None,
     split_by: str | None = None,
     shard_size: int | str = DEFAULT_SHARD_SIZE,
     num_shards: int | None = None,
@@ -104,10 +106,15 @@ def convert(
     group_by_suffix: `0001.image.npy` and `0001.mask.npy` are features of example `0001`.
     void_dtype: the dtype of arrays of void (`V2`, `V1`), such as 'bfloat16': `np.save` drops its name.
     missing: 'fail' at a key that one of the named sources lacks, or 'skip' it.
-    labels: 'dirs' for the first folder below the source, or a CSV file with the columns key and label.
+    labels: 'dirs' for the first folder below the source, a CSV file with the columns key and label, or with `rows` a
+        `.npy` file with a label for each row. Integers are int64, other numbers float32, words are classes.
+    label_by: a regular expression; what it finds in a key is the label.
+    key_by: a regular expression, or 'NAME:REGEX', a list of these, or a mapping by feature; what it finds in a file's
+        path below the source, without suffix, is the key. Several groups are joined by slashes.
     dtype: cast while writing: a dtype for all features, 'NAME:DTYPE', a list of these, or a mapping by feature.
     stats: record minimum, maximum, mean, deviation, NaN and infinity counts in the manifest.
-    split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; or 'dirs', by the first folder.
+    split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; '5-fold' for `fold0` to `fold4` of about the same
+        size; 'dirs', by the first folder; or a CSV file with the columns key and split.
     split_by: a regular expression; keys in which it finds the same text go to one split together.
     shard_size: approximate size of a shard, in bytes or as in '128MB'.
     num_shards: shards per split, instead of a size; never more than there are examples.
@@ -133,18 +140,25 @@ def convert(
         include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
         void_dtype=void_dtype,  # type: ignore[arg-type]
         follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
-        missing=missing, dtype=dtype, stats=stats, split=split, split_by=split_by, shard_size=shard_size,
-        num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync, read_back=read_back,
-        jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight,
+        missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, stats=stats, split=split, split_by=split_by,
+        shard_size=shard_size, num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync,
+        read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight,
     )  # fmt: skip
-    return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
+    converting = Conversion(sources, parse_path(out, "out"), options, overwrite=overwrite, progress=progress)
+    return converting.run(dry_run=dry_run)
 
 
 class Conversion:
     """One run, from the sources to the manifest."""
 
     def __init__(
-        self, sources: Sources, out: str, options: Options, overwrite: bool, progress: ProgressFunction | None
+        self,
+        sources: Sources,
+        out: str,
+        options: Options,
+        *,
+        overwrite: bool = False,
+        progress: ProgressFunction | None = None,
     ) -> None:
         given = parse_sources(sources)
         self.sources = anchored(given, options.backend)
@@ -154,6 +168,7 @@ class Conversion:
         self.overwrite = overwrite
         self.progress = progress
         self.was_complete = False
+        self.passed_over: Mapping[str, int] = {}  # how many files of which kind are no sources
         self._files = 0, 0  # found, scanned
         self._memory: KeptFiles | None = None
         if not pool.is_local(options.backend):
@@ -176,9 +191,12 @@ class Conversion:
         batches: Iterable[Batch] = find(self.sources, self.options)
         earlier = None if self.overwrite else workspace.found_manifest()
         if earlier is not None:
-            batches = list(batches)  # a complete data set is recognised by the names, unless a table has its labels
-            self._check_same(earlier, Fingerprint.of_files(collect(batches)))
-            if self.options.labels in (None, "dirs") and not self._lost(earlier, damaged):
+            batches = list(batches)  # the names show a complete data set, unless files have its labels or splits
+            found = collect(batches)
+            self.passed_over = passed_over(found)
+            self._check_same(earlier, Fingerprint.of_files(found))
+            knows_all = self.options.labels in (None, "dirs") and self.options.split_table is None
+            if knows_all and not self._lost(earlier, damaged):
                 return self._complete(earlier)
         planned, fingerprint = self._plan(batches)
         if earlier is not None:
@@ -218,6 +236,7 @@ class Conversion:
     def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, Fingerprint]:
         """The plan for the files found and those that are still being found, and the sources' fingerprint."""
         scanned = survey(batches, self.options, self._report_files, self._memory)
+        self.passed_over = passed_over(scanned.found)
         planned = plan(join(scanned, self.options), self.options)
         return planned, Fingerprint.of_files(scanned.found).with_plan(planned)
 

@@ -54,7 +54,8 @@ def make_manifest(
     return Manifest(
         features=_features(planned, np.concatenate(left_out), _statistics(ordered)),
         splits=splits,
-        labels=None if planned.examples.labels is None else planned.examples.classes or (),
+        labels=planned.examples.classes,
+        label_dtype=planned.examples.label_dtype,
         label_counts=label_counts,
         compression=options.compression,
         options=options.shaping(),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -14,7 +14,7 @@ from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Dtype, Options, Path, Sources, anchored, parse_sources
 from npy2tfrecord.planning.feature_summary import summarize
-from npy2tfrecord.sources.finder import Batch, find
+from npy2tfrecord.sources.finder import Batch, find, passed_over
 from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, read_here
 from npy2tfrecord.sources.scanner import Scan, scan_files
 from npy2tfrecord.storage.in_flight import MOST_IN_FLIGHT, InFlight
@@ -26,12 +26,16 @@ _TASKS_FOR_PROCESSES = 30  # the same for processes that start anew
 
 @dataclass(frozen=True)
 class ScanReport:
-    """What `scan` found: each feature, the number of its sources, the number of all files, the problems."""
+    """What `scan` found: each feature, the number of its sources, the number of all files, the problems.
+
+    `passed_over` has the numbers of files that are no sources, by suffix or kind.
+    """
 
     features: tuple[FeatureInfo, ...]
     counts: tuple[int, ...]
     files: int
     problems: tuple[InputError, ...]
+    passed_over: Mapping[str, int]
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -41,6 +45,7 @@ class ScanReport:
                 info.name: {"sources": count, **info.to_json()}
                 for info, count in zip(self.features, self.counts, strict=True)
             },
+            "passed_over": dict(self.passed_over),
             "skipped": [{"source": display(p.where), "reason": p.problem} for p in self.problems],
         }
 
@@ -96,6 +101,7 @@ def scan(
         counts=tuple(len(table) for table in scanned.tables),
         files=sum(map(len, scanned.found.values())),
         problems=tuple(scanned.problems),
+        passed_over=passed_over(scanned.found),
     )
 
 

@@ -126,7 +126,7 @@ class MemberStream:
     def _check_crc(self) -> None:
         if self._crc != self._member.crc:
             raise InputError(
-                self._where, f"a damaged archive (CRC-32 {self._crc:08x}, not {self._member.crc:08x})", _WHOLE
+                self._where, f"CRC-32 {self._crc:08x}, not {self._member.crc:08x}: the archive is damaged", _WHOLE
             )
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from npy2tfrecord.errors import InputError
+from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.manifest import Skipped
 from npy2tfrecord.sources.table import SourceTable
+
+_KEYS_AT_ONCE = 1 << 16
+_SHOWN = 5  # keys, in a message
 
 
 @dataclass
@@ -21,12 +26,18 @@ class Examples:
     tables: tuple[SourceTable, ...]
     sources: tuple[np.ndarray, ...]
     rows: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    classes: tuple[str, ...] | None = None
+    labels: np.ndarray | None = None  # int64 or float32
+    classes: tuple[str, ...] | None = None  # empty for plain numbers, None without labels
+    splits: np.ndarray | None = None  # the number of its split, where a table has them
+    split_names: tuple[str, ...] = ()
     skipped: list[Skipped] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.sources[0])
+
+    @property
+    def label_dtype(self) -> str:
+        return "int64" if self.labels is None else self.labels.dtype.name
 
     def key(self, example: int) -> bytes:
         key = self.tables[0].key(int(self.sources[0][example]))
@@ -41,13 +52,54 @@ class Examples:
         keys, rows = self.tables[0].take(distinct).keys(), self.rows[first:last]
         return [b"%s#%d" % (keys[i], row) for i, row in zip(local.reshape(-1).tolist(), rows.tolist(), strict=True)]
 
+    def file_key(self, example: int) -> bytes:
+        """The key without the number of a row."""
+        return self.tables[0].key(int(self.sources[0][example]))
+
+    def find_in_keys(
+        self, pattern: str, option: str, *, of_files: bool = False, allow_empty: bool = True
+    ) -> tuple[list[str], np.ndarray]:
+        """What a regular expression finds in the keys, or those `of_files`: distinct texts, and which each example has.
+
+        The text is that of the first group that takes part, or else all that matches. Raises `UsageError`, which names
+        the `option`, for keys in which it finds nothing.
+        """
+        search = re.compile(pattern).search
+        number_of: dict[str, int] = {}
+        codes = np.empty(len(self), dtype=np.int64)
+        lacking: list[bytes] = []
+        for first in range(0, len(self), _KEYS_AT_ONCE):
+            last = min(first + _KEYS_AT_ONCE, len(self))
+            if of_files:
+                distinct, local = np.unique(self.sources[0][first:last], return_inverse=True)
+                keys = self.tables[0].take(distinct).keys()
+            else:
+                keys, local = self.keys(first, last), np.arange(last - first)
+            numbers = []
+            for key in keys:
+                match = search(os.fsdecode(key))
+                text = "" if match is None else next((each for each in match.groups() if each is not None), match[0])
+                if match is None or not (text or allow_empty):
+                    lacking.append(key)
+                numbers.append(number_of.setdefault(text, len(number_of)))
+            codes[first:last] = np.array(numbers, dtype=np.int64)[local.reshape(-1)]
+        if lacking:
+            raise UsageError(_finds_nothing(option, pattern, lacking))
+        return list(number_of), codes
+
     def key_sizes(self) -> np.ndarray:
         """Bytes of each key, without making the keys."""
         table = self.tables[0]
+        if table.key_by is not None:
+            lengths = np.fromiter(map(len, table.keys()), dtype=np.int64, count=len(table))
+            return self._with_rows(lengths[self.sources[0]])
         names = np.fromiter(map(len, table.files.names), dtype=np.int64, count=len(table.files))
         dirs = np.fromiter(map(len, table.files.dir_keys), dtype=np.int64, count=len(table.files.dir_keys))
         sizes = names[table.file_ids] + dirs[table.dir_ids[table.file_ids]] - len(table.suffix)
-        sizes = np.asarray(sizes[self.sources[0]])
+        return self._with_rows(np.asarray(sizes[self.sources[0]]))
+
+    def _with_rows(self, sizes: np.ndarray) -> np.ndarray:
+        """Sizes of keys with what a row adds."""
         if self.rows is not None:
             digits = np.searchsorted(10 ** np.arange(1, 19), self.rows, side="right") + 1
             sizes += digits + 1
@@ -58,6 +110,7 @@ class Examples:
         self.sources = tuple(source[examples] for source in self.sources)
         self.rows = None if self.rows is None else self.rows[examples]
         self.labels = None if self.labels is None else self.labels[examples]
+        self.splits = None if self.splits is None else self.splits[examples]
 
     def directory_names(self, depth: int, purpose: str) -> tuple[list[bytes], np.ndarray]:
         """The names of the directories at `depth` below the root, sorted, and the number of each example's.
@@ -79,3 +132,9 @@ class Examples:
         numbers = {name: i for i, name in enumerate(used)}
         by_directory = np.array([numbers.get(name or b"", -1) for name in names], dtype=np.int64)
         return used, by_directory[directories]
+
+
+def _finds_nothing(option: str, pattern: str, keys: list[bytes]) -> str:
+    shown = ", ".join(map(display, keys[:_SHOWN]))
+    count = "1 key" if len(keys) == 1 else f"{len(keys)} keys"
+    return f"{option} {pattern!r} finds nothing in {count}, e.g. {shown}"

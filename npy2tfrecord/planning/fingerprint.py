@@ -45,7 +45,7 @@ class Fingerprint:
         if recorded.get("names") != self.names:
             return "the names of the source files have changed"
         if self.data is not None and recorded.get("data") != self.data:
-            return "the dtypes, shapes or labels of the sources have changed"
+            return "the dtypes, shapes, labels or splits of the sources have changed"
         return None
 
 
@@ -61,9 +61,11 @@ def _data_hash(planned: Plan) -> str:
         seen.update(sources.astype("<i8").tobytes() if not _is_range(sources) else b"all")
     if examples.labels is not None:
         seen.update(
-            examples.labels.astype("<i8").tobytes()
+            examples.labels.astype(examples.labels.dtype.newbyteorder("<")).tobytes()
             + "\0".join(examples.classes or ()).encode("utf-8", "surrogateescape")
         )
+    if examples.splits is not None:
+        seen.update("\0".join(examples.split_names).encode() + examples.splits.astype("<i8").tobytes())
     return str(seen.hexdigest())
 
 

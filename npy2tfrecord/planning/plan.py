@@ -14,7 +14,7 @@ from npy2tfrecord.formats.npz import Member
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import count_labels
 from npy2tfrecord.sources.cast import Cast
-from npy2tfrecord.sources.table import SourceTable
+from npy2tfrecord.sources.table import SourceTable, file_keys
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,6 +30,7 @@ class Column:
     dir_ids: list[int]  # of each source
     names: list[bytes]
     suffix: bytes
+    key_by: str | None
     stamps: list[int]
     members: list[Member] | None
     sources: np.ndarray  # of each example, in the order of writing
@@ -45,8 +46,7 @@ class Column:
 
     def keys(self) -> list[bytes]:
         """The key of each source."""
-        dir_keys, cut = self.dir_keys, -len(self.suffix)
-        return [dir_keys[d] + name[:cut] for d, name in zip(self.dir_ids, self.names, strict=True)]
+        return file_keys(self.dir_keys, self.dir_ids, self.names, self)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -197,6 +197,7 @@ def _column(table: SourceTable, sources: np.ndarray, cast: Cast, channels: int) 
         dir_ids=dir_ids.reshape(-1).tolist(),
         names=[names[f] for f in files.tolist()],
         suffix=table.suffix,
+        key_by=table.key_by,
         stamps=table.stamps[distinct].tolist(),
         members=[table.members[i] for i in distinct.tolist()] if table.members else None,
         sources=local.reshape(-1).astype(np.int32),

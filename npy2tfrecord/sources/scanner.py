@@ -12,7 +12,7 @@ import numpy as np
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.npy import Header, parse_header
 from npy2tfrecord.options import DEFAULT_FEATURE, Options, check_feature_name
-from npy2tfrecord.sources.finder import Batch, Found, FoundByFeature
+from npy2tfrecord.sources.finder import Batch, Found, FoundByFeature, passed_over
 from npy2tfrecord.sources.headers import (
     FileHeaders,
     Report,
@@ -77,7 +77,9 @@ def _first_of(problems: list[InputError]) -> InputError:
 def _nothing_found(found: dict[str | None, Found], problems: list[InputError]) -> str:
     if problems:
         return f"no usable source: {len(problems)} have problems, the first: {problems[0]}"
-    return "no .npy or .npz file found in the sources that fits the options"
+    counts = ", ".join(f"{count} {kind}" for kind, count in passed_over(found).items())
+    more = f" (passed over: {counts})" if counts else ""
+    return "no .npy or .npz file found in the sources that fits the options" + more
 
 
 def _tables(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
@@ -24,6 +27,7 @@ class FileSet:
     dir_keys: list[bytes] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     dir_lengths: list[int] = field(default_factory=list)  # files found in each
+    has_other_case: bool = False  # a suffix such as .NPY: two names in one directory may have one key
 
     def add(self, directory: bytes, key: bytes, names: list[bytes]) -> None:
         if names:
@@ -56,6 +60,7 @@ class SourceTable:
     headers: list[Header]
     stamps: np.ndarray  # int64
     suffix: bytes  # the end of a file's name, behind the key
+    key_by: str | None = None  # a regular expression: what it finds in the path without suffix is the key
     members: list[Member] | None = None
     single_file: bool = False
     kept: int = -1  # the number of the memory that small files are kept in
@@ -75,23 +80,23 @@ class SourceTable:
 
     def key(self, source: int) -> bytes:
         file = int(self.file_ids[source])
-        return self.files.dir_keys[int(self.dir_ids[file])] + self.files.names[file][: -len(self.suffix)]
+        return file_keys(self.files.dir_keys, [int(self.dir_ids[file])], [self.files.names[file]], self)[0]
 
     def keys(self) -> list[bytes]:
-        """The keys of all sources."""
-        cut = -len(self.suffix)
-        names, dir_keys = self.files.names, self.files.dir_keys
+        """The keys of all sources; empty where `key_by` finds nothing."""
+        names = self.files.names
         directories = self.dir_ids[self.file_ids].tolist()
-        return [dir_keys[d] + names[f][:cut] for d, f in zip(directories, self.file_ids.tolist(), strict=True)]
+        return file_keys(self.files.dir_keys, directories, (names[f] for f in self.file_ids.tolist()), self)
 
     def keys_of_files(self, paths: set[bytes]) -> set[bytes]:
         """The keys of these files, also of those that turned out to be no sources."""
-        cut, files = -len(self.suffix), self.files
-        return {
-            files.dir_keys[d] + name[:cut]
+        files = self.files
+        chosen = [
+            (d, name)
             for d, name in zip(self.dir_ids.tolist(), files.names, strict=True)
-            if name.endswith(self.suffix) and files.dirs[d] + name in paths
-        }
+            if _has_suffix(name, self.suffix) and files.dirs[d] + name in paths
+        ]
+        return set(file_keys(files.dir_keys, [d for d, _ in chosen], (name for _, name in chosen), self))
 
     def take(self, sources: np.ndarray) -> SourceTable:
         """The table of these sources only."""
@@ -112,6 +117,42 @@ class SourceTable:
         renumbered[order] = np.arange(len(order), dtype=np.int32)
         headers = [self.headers[i] for i in order.tolist()]
         return replace(self, header_ids=renumbered[self.header_ids], headers=headers)
+
+
+def _has_suffix(name: bytes, suffix: bytes) -> bool:
+    """Whether a name ends in `suffix`, of which the last four bytes are compared without case."""
+    end = name[-len(suffix) :]
+    return end[:-4] == suffix[:-4] and end[-4:].lower() == suffix[-4:]
+
+
+class Naming(Protocol):
+    """How keys are made of names."""
+
+    @property
+    def suffix(self) -> bytes: ...
+
+    @property
+    def key_by(self) -> str | None: ...
+
+
+def file_keys(dir_keys: list[bytes], directories: Iterable[int], names: Iterable[bytes], naming: Naming) -> list[bytes]:
+    """The key of each file: its path below the root without suffix, or what a regular expression finds in that.
+
+    Several groups are joined by slashes; a group that takes no part is left out. Where none takes part, the key is
+    all that matches. Where nothing is found, the key is empty.
+    """
+    cut = -len(naming.suffix)
+    keys = [dir_keys[d] + name[:cut] for d, name in zip(directories, names, strict=True)]
+    if naming.key_by is None:
+        return keys
+    return [_found(match) for match in map(re.compile(naming.key_by).search, map(os.fsdecode, keys))]
+
+
+def _found(match: re.Match[str] | None) -> bytes:
+    if match is None:
+        return b""
+    groups = [group for group in match.groups() if group is not None]
+    return os.fsencode("/".join(groups or [match[0]]))
 
 
 def in_archive(path: bytes, member: Member) -> bytes:

@@ -1,8 +1,8 @@
 """Writing one shard: records laid out in a large buffer, filled in the order of the sources.
 
-A record is a computed prefix, the values as read, and a checksum, so nothing is built and then
-copied. Records are put into the buffer at the places they will have in the file, but their values
-are read in the order in which the sources lie on the disk.
+A record is a computed prefix, the values as read, and a checksum, so nothing is built and then copied.
+Records are laid out in the buffer as they will be in the file. Their values are read in the order of the
+sources on the disk.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ LARGE_BUFFER_BYTES = 128 * 2**20  # the same where each time it is filled costs 
 
 @dataclass(frozen=True, kw_only=True)
 class ShardEntry:
-    """A shard as written, in temporary files that are still to be given their names."""
+    """A shard as written, in temporary files that do not have their final names yet."""
 
     shard: ShardInfo
-    sources_hash: str  # empty where it is not known which files the shard was made of
+    sources_hash: str  # of the stamps of its source files; empty where they are unknown
     compressor: str | None = None  # its name and version, where it compressed the shard
     left_out: tuple[tuple[int, Skipped], ...] = ()  # positions in the plan's shard
     moments: dict[str, dict[str, list[Any]]] = field(default_factory=dict)  # of each feature, if asked for
 
     @classmethod
     def of(cls, shard: ShardInfo) -> ShardEntry:
-        """A shard of which only the manifest is known."""
+        """The entry of a shard that is known from its manifest alone."""
         return cls(shard=shard, sources_hash="")
 
     @property
@@ -79,8 +79,9 @@ def write_shard(
 ) -> ShardEntry:
     """Write a shard to `stem` + ".shard", its index and its keys beside it; with `read_back`, compare with the disk.
 
-    Raises `InputError` for a source that cannot be read, or leaves its example out if `skip`, were it the last of them;
-    `OutputError` when the files cannot be written. Temporary files stay behind then.
+    With `skip`, an example whose source can't be read is left out, even if none is left; otherwise it is an
+    `InputError`. With `read_back`, the shard is read from the disk and compared. Raises `OutputError` when the files
+    can't be written; they stay as they are then.
     """
     path = stem + ".shard"
     bad: dict[int, InputError] = {}
@@ -518,7 +519,7 @@ class _ShardWriter:
         spread.close()
 
     def _take_moments(self, f: int, column: Column, window: _Window, left_out: set[int]) -> None:
-        """Take a window's values of one feature into its statistics, in the order of the records."""
+        """Add a window's values of one feature to its statistics, in the order of the records."""
         views = self._values(f, window)
         dtype, moments = column.cast.out_dtype, self.moments[column.feature]
         values = [np.frombuffer(view, dtype) for i, view in enumerate(views, window.first) if i not in left_out]

@@ -34,7 +34,7 @@ class Moments:
         self._begun_count = 0
 
     def add(self, values: np.ndarray) -> None:
-        """Take in values whose channels alternate (the last axis of arrays in C order)."""
+        """Add values whose channels alternate (the last axis of arrays in C order)."""
         if values.dtype.kind == "b":
             values = values.view(np.uint8)
         step = max(1, _BLOCK_VALUES // self.channels) * self.channels
@@ -115,7 +115,7 @@ class Moments:
         self.count = total
 
     def join(self, other: Moments) -> None:
-        """Take in what another one has seen."""
+        """Add the values that another one has counted."""
         self._join(other.count, other.mean, other.squares)
         self.nan += other.nan
         self.inf += other.inf
@@ -155,7 +155,7 @@ class Moments:
         return total
 
     def summary(self) -> dict[str, list[Any]]:
-        """What the manifest holds: each a list with a value for every channel, null where no value was finite."""
+        """The statistics for the manifest: lists with a value for every channel, null where no value was finite."""
         with np.errstate(all="ignore"):
             deviation = np.sqrt(self.squares / self.count)
         seen = [n > 0 for n in self.count.tolist()]

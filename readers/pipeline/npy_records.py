@@ -137,7 +137,7 @@ class NpyFiles:
         self._keys = tf.constant([key_table.key(int(source)) for source in key_sources], tf.string)
         self._labels = None
         if label and examples.labels is not None:
-            self._labels = tf.constant(examples.labels[used], tf.int64)
+            self._labels = tf.constant(examples.labels[used], examples.label_dtype)
 
     def blocks(self, part: tf.Tensor, size: int, drop_remainder: bool = False) -> tf.data.Dataset:
         """The examples of one part, `size` at a time."""

@@ -8,7 +8,7 @@ it that is the error: it is only asked for where the reader has given fewer reco
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -39,7 +39,7 @@ class ShardRecords:
         shards: Sequence[ShardInfo],
         parts: Sequence[Part],
         compression: str,
-        wanted: Iterable[str],
+        label_dtype: str | None,  # None where no label is wanted
         decoders: Sequence[Decoder],
         indexes: Mapping[int, Table],
     ) -> None:
@@ -72,8 +72,8 @@ class ShardRecords:
         }
         self._shapes["key"] = tf.io.FixedLenFeature([], tf.string)
         self._spec: dict[str, tf.io.FixedLenFeature] = {}
-        if "label" in wanted:
-            self._spec["label"] = tf.io.FixedLenFeature([], tf.int64)
+        if label_dtype is not None:
+            self._spec["label"] = tf.io.FixedLenFeature([], label_dtype)
         for decoder in decoders:
             self._spec[decoder.info.name] = tf.io.FixedLenFeature([], tf.string)
         self._spec |= self._shapes
