@@ -140,6 +140,14 @@ TRANSFER(preadv, (int handle, const struct iovec *pieces, int count, off_t at), 
 TRANSFER(preadv64, (int handle, const struct iovec *pieces, int count, off64_t at), handle, pieces, count, at)
 #undef SIGNATURE
 
+#define SIGNATURE int, const struct iovec *, int, off_t, int
+TRANSFER(preadv2, (int handle, const struct iovec *pieces, int count, off_t at, int flags), handle, pieces, count, at,
+         flags)
+#undef SIGNATURE
+#define SIGNATURE int, const struct iovec *, int, off64_t, int
+TRANSFER(preadv64v2, (int handle, const struct iovec *pieces, int count, off64_t at, int flags), handle, pieces, count,
+         at, flags)
+#undef SIGNATURE
 #define SIGNATURE int, off64_t *, int, off64_t *, size_t, unsigned int
 TRANSFER(copy_file_range, (int handle, off64_t *from, int out, off64_t *to, size_t size, unsigned int flags), handle, from,
      out, to, size, flags)

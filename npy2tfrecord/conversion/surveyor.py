@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -17,7 +17,7 @@ from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.sources.finder import Batch, find, passed_over
 from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, read_here
 from npy2tfrecord.sources.scanner import Scan, scan_files
-from npy2tfrecord.storage.in_flight import MOST_IN_FLIGHT, InFlight
+from npy2tfrecord.storage.in_flight import MOST_IN_FLIGHT, InFlight, remember, remembered
 from npy2tfrecord.storage.kept import BYTES_A_JOB, KeptFiles
 
 _TASKS_FOR_FORKS = 3  # below, forking takes longer than reading the headers
@@ -119,7 +119,9 @@ def survey(
 
     Files that are read in this process are read whole as long as `kept` has room.
     """
-    return scan_files(batches, options, _runner(options, kept), report)
+    remember(0)
+    scanned = scan_files(batches, options, _runner(options, kept), report)
+    return replace(scanned, in_flight=remembered())
 
 
 def _runner(options: Options, kept: KeptFiles | None) -> Run:
@@ -140,6 +142,7 @@ def _runner(options: Options, kept: KeptFiles | None) -> Run:
             tasks = chain(first, tasks)
             if jobs == 1 or len(first) < few - 1:
                 yield from read_here(tasks, requests, kept)
+                remember(requests.target)
                 return
         yield from pool.run(function, tasks, jobs=jobs, backend=backend, tick=tick)
 

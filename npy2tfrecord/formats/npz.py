@@ -11,6 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from npy2tfrecord import syscalls
@@ -130,8 +131,21 @@ class MemberStream:
             )
 
 
-def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member, Header]], os.stat_result]:
+Run = Callable[[Callable[[Iterator[int]], None], Iterable[int]], None]
+"""Calls a function so that it gets all of the numbers, perhaps in several threads."""
+
+
+def in_order(work: Callable[[Iterator[int]], None], numbers: Iterable[int]) -> None:
+    """Do `work` for numbers, one after the other."""
+    work(iter(numbers))
+
+
+def list_members(
+    path: bytes, name: str | None, run: Run = in_order
+) -> tuple[list[tuple[str, Member, Header]], os.stat_result]:
     """The features an archive gives, each with its member and header, and the file's status.
+
+    `run` may read several members at the same time.
 
     These are all its members, or for `name` the one so called, or the only one there is: what nobody asked
     for need not be an array. Raises `InputError`, `OSError`.
@@ -158,17 +172,23 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
         for filename, count in Counter(info.filename for info in infos).items():
             if count > 1:
                 raise InputError(path, f"{count} members named {display(filename)!r}", "one array a name")
-        found = []
-        for info in _chosen(infos, name, path):
-            try:
-                member, header = _read_member(handle, info, path, ends[info.filename])
-            except InputError as error:
-                if name is None and len(infos) > 1:
-                    others = " (NAME=FILE.npz takes the member NAME alone)"
-                    raise InputError(error.where, error.found, error.expected + others) from None
-                raise
-            found.append((name or member.name, member, header))
-    return found, status
+        chosen = _chosen(infos, name, path)
+        found: dict[int, tuple[str, Member, Header]] = {}
+
+        def read(numbers: Iterator[int]) -> None:
+            for i in numbers:
+                info = chosen[i]
+                try:
+                    member, header = _read_member(handle, info, path, ends[info.filename])
+                except InputError as error:
+                    if name is None and len(infos) > 1:
+                        others = " (NAME=FILE.npz takes the member NAME alone)"
+                        raise InputError(error.where, error.found, error.expected + others) from None
+                    raise
+                found[i] = name or member.name, member, header
+
+        run(read, range(len(chosen)))
+    return [found[i] for i in range(len(chosen))], status
 
 
 def _chosen(infos: list[zipfile.ZipInfo], name: str | None, path: bytes) -> list[zipfile.ZipInfo]:

@@ -30,7 +30,7 @@ from npy2tfrecord.formats.npy import (
 from npy2tfrecord.options import LOCAL_BACKENDS, Options
 from npy2tfrecord.sources.finder import Batch, FoundByFeature, collect
 from npy2tfrecord.sources.table import FileSet, unreadable
-from npy2tfrecord.storage.in_flight import InFlight
+from npy2tfrecord.storage.in_flight import InFlight, remember, remembered
 from npy2tfrecord.storage.kept import KeptFiles
 from npy2tfrecord.storage.local import FileStarts, is_passing, patiently, stamp
 
@@ -142,10 +142,12 @@ def read_headers(
     feature: str | None, start: int, directories: list[tuple[bytes, int]], names: list[bytes]
 ) -> FileHeaders:
     """The headers of the files `names`: so many in the first directory, so many in the next, and so on."""
-    with InFlight() as requests:
+    with InFlight(begin=remembered()) as requests:
         task = _HeaderTask(feature, start, directories, names)
         task.begin(requests)
-        return task.finish(requests)
+        headers = task.finish(requests)
+        remember(requests.target)
+        return headers
 
 
 def read_here(tasks: Iterable[Task], requests: InFlight, kept: KeptFiles | None) -> Iterator[FileHeaders]:

@@ -17,6 +17,7 @@ from npy2tfrecord.options import Options
 from npy2tfrecord.sources.finder import Found
 from npy2tfrecord.sources.headers import is_void, special, void_error, with_void_dtype
 from npy2tfrecord.sources.table import SourceTable, in_archive, unreadable
+from npy2tfrecord.storage.in_flight import InFlight, remember, remembered
 from npy2tfrecord.storage.local import stamp
 
 
@@ -32,16 +33,33 @@ class _Source(NamedTuple):
 def npz_tables(name: str | None, found: Found, options: Options, problems: list[InputError]) -> Iterator[SourceTable]:
     """A table for each member name of the `.npz` files, or for the one that `name` stands for."""
     files, dir_ids = found.npz, found.npz.dir_ids
+    paths = [files.dirs[d] + file for d, file in zip(dir_ids.tolist(), files.names, strict=True)]
+    listed: dict[int, list[tuple[str, _Source]] | InputError] = {}  # all of an archive, or nothing
+    with InFlight(options.in_flight, begin=remembered()) as requests:
+        run: npz.Run = requests.run if len(paths) == 1 else npz.in_order
+
+        def read(numbers: Iterator[int]) -> None:
+            for file in numbers:
+                try:
+                    listed[file] = list(_sources(paths[file], file, name, options, run))
+                except InputError as error:
+                    listed[file] = error
+                except OSError as error:
+                    listed[file] = special(paths[file]) or unreadable(paths[file], error)
+
+        if len(paths) == 1:
+            read(iter((0,)))
+        else:
+            requests.run(read, range(len(paths)), paths.__getitem__)
+        remember(requests.target)
     by_feature: dict[str, list[_Source]] = {}
-    for file in range(len(files)):
-        path = files.dirs[dir_ids[file]] + files.names[file]
-        try:
-            for feature, source in _sources(path, file, name, options):  # all of an archive, or nothing
-                by_feature.setdefault(feature, []).append(source)
-        except InputError as error:
-            problems.append(error)
-        except OSError as error:
-            problems.append(special(path) or unreadable(path, error))
+    for file in range(len(paths)):
+        found_there = listed[file]
+        if isinstance(found_there, InputError):
+            problems.append(found_there)
+            continue
+        for feature, source in found_there:
+            by_feature.setdefault(feature, []).append(source)
     for feature, sources in by_feature.items():
         numbers: dict[Header, int] = {}
         header_ids = [numbers.setdefault(source.header, len(numbers)) for source in sources]
@@ -59,9 +77,9 @@ def npz_tables(name: str | None, found: Found, options: Options, problems: list[
         )
 
 
-def _sources(path: bytes, file: int, name: str | None, options: Options) -> list[tuple[str, _Source]]:
+def _sources(path: bytes, file: int, name: str | None, options: Options, run: npz.Run) -> list[tuple[str, _Source]]:
     """The members of one archive, each with the name of its feature. Raises `InputError` if one cannot be used."""
-    members, status = npz.list_members(path, name)
+    members, status = npz.list_members(path, name, run)
     sources = []
     for feature, member, header in members:
         if not FEATURE_PATTERN.fullmatch(feature) or feature == KEY:

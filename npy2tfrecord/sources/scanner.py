@@ -34,6 +34,7 @@ class Scan:
     tables: tuple[SourceTable, ...]
     problems: list[InputError] = field(default_factory=list)
     found: FoundByFeature = field(default_factory=dict)
+    in_flight: int = 0  # requests that were under way in the end: more than 0 where storage waits
 
 
 def scan_files(batches: Iterable[Batch], options: Options, run: Run = run_here, report: Report | None = None) -> Scan:

@@ -55,8 +55,21 @@ _END_SECONDS = 1.0  # that threads are waited for at the end: one may be in a ca
 
 _log = logging.getLogger("npy2tfrecord")
 
+_remembered = 0
+
 Work = Callable[[Iterator[int]], None]
 """Does the requests whose numbers it gets, one after the other. Runs in several threads at a time."""
+
+
+def remembered() -> int:
+    """How many requests were under way in the end when this process, or the one it was forked from, was last at it."""
+    return _remembered
+
+
+def remember(target: int) -> None:
+    """Let those that ask the storage next begin with so many requests."""
+    global _remembered
+    _remembered = target
 
 
 class _Use(NamedTuple):
@@ -100,22 +113,26 @@ class Batch:
 class InFlight:
     """The requests of one process, or of one part of its work.
 
-    `limit` is the number of threads to use; None finds it out as described above, up to `most`, and 1 never begins a
-    thread. Threads end with `close`, which the `with` statement calls; nothing is to be forked before.
+    `limit` is the number of threads to use; None finds it out as described above, from `begin` on and up to `most`, and
+    1 never begins a thread. Threads end with `close`, which the `with` statement calls; nothing is to be forked before.
+    They also end by themselves when there was nothing to do for `idle` seconds, if that is given.
     """
 
-    def __init__(self, limit: int | None = None, most: int = MOST_IN_FLIGHT) -> None:
+    def __init__(
+        self, limit: int | None = None, *, begin: int = 0, most: int = MOST_IN_FLIGHT, idle: float | None = None
+    ) -> None:
         self._limit = limit
         self._most = most
-        self._target = 0 if limit is None or limit <= 1 else limit
+        self._idle = idle
+        self._target = min(begin, most) if limit is None else limit if limit > 1 else 0
         self._slice = _FIRST_SLICE
         self._seen, self._count = _NOTHING, 0  # since the last judgement, in the caller's thread
         self._changed = threading.Condition()
         self._batches: deque[Batch] = deque()  # those with requests nobody has begun
-        self._threads: list[threading.Thread] = []
-        self._current: list[tuple[Batch, int] | None] = []  # of each thread
+        self._threads: dict[int, threading.Thread] = {}
+        self._current: dict[int, tuple[Batch, int]] = {}  # of each thread that is at work
         self._is_closed = False
-        self._since = 0.0, 0.0  # time and processor's time at the last look
+        self._since = time.perf_counter(), time.process_time()  # of the last look
         self._hanging: dict[int, tuple[tuple[Batch, int], float]] = {}  # thread: its request, seen since
 
     @property
@@ -164,12 +181,12 @@ class InFlight:
             for batch in self._batches:
                 batch.left.clear()
             self._batches.clear()
-            for current in self._current:
-                if current is not None:
-                    current[0].left.clear()
+            for batch, _ in self._current.values():
+                batch.left.clear()
             self._changed.notify_all()
+            threads = list(self._threads.values())
         deadline = time.monotonic() + _END_SECONDS
-        for thread in self._threads:
+        for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._threads.clear()
 
@@ -224,17 +241,16 @@ class InFlight:
 
     def _begin_threads(self) -> None:
         needed = sum(len(batch.left) for batch in self._batches)
-        while len(self._threads) < min(self._target, needed):
-            number = len(self._threads)
+        for number in range(min(self._target, needed)):
+            if number in self._threads:
+                continue
             thread = threading.Thread(target=self._serve, args=(number,), name=f"storage-{number}", daemon=True)
-            if number == len(self._current):
-                self._current.append(None)
             try:
                 thread.start()
             except RuntimeError:  # the system allows no more
                 self._limit = self._target = number if number > 1 else 0
                 return
-            self._threads.append(thread)
+            self._threads[number] = thread
 
     def _serve(self, number: int) -> None:
         """Work for one batch after the other, until the end."""
@@ -244,15 +260,17 @@ class InFlight:
                 while (batch := self._next_batch() if number < self._target else None) is None:
                     if self._is_closed:
                         return
-                    changed.wait()
+                    if not changed.wait(self._idle) and self._next_batch() is None:
+                        del self._threads[number]
+                        return
                 batch.threads += 1
             try:
                 batch.work(self._take(batch, number))
             except BaseException as error:
-                current = self._current[number]
+                current = self._current.get(number)
                 batch.fail(current[1] if current else batch.order[0], error)
             with changed:
-                self._current[number] = None
+                self._current.pop(number, None)
                 batch.threads -= 1
                 if batch.is_done:
                     changed.notify_all()
@@ -293,12 +311,11 @@ class InFlight:
         self._report_hanging(now)
 
     def _report_hanging(self, now: float) -> None:
-        for number, current in enumerate(self._current):
+        self._hanging = {number: seen for number, seen in self._hanging.items() if number in self._current}
+        for number, current in list(self._current.items()):
             seen, since = self._hanging.get(number, (None, 0.0))
-            if current is None or current is not seen:
-                self._hanging.pop(number, None)
-                if current is not None:
-                    self._hanging[number] = current, now
+            if current is not seen:
+                self._hanging[number] = current, now
             elif now - since > HANGING_SECONDS:
                 self._hanging[number] = current, float("inf")  # once
                 batch, request = current

@@ -23,7 +23,7 @@ from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, feet, foot
 from npy2tfrecord.planning.plan import Column, ShardSpec
 from npy2tfrecord.sources.array_reader import ArrayReader
 from npy2tfrecord.sources.table import unreadable
-from npy2tfrecord.storage.in_flight import Batch, InFlight
+from npy2tfrecord.storage.in_flight import Batch, InFlight, remember, remembered
 from npy2tfrecord.storage.kept import memory_of
 from npy2tfrecord.storage.local import Ranges, WholeFiles, is_passing, patiently
 from npy2tfrecord.writing.record_layout import Forms, scatter
@@ -210,7 +210,7 @@ class _ShardWriter:
         self.bad = bad
         self.moments = {c.feature: Moments(c.channels) for c in spec.columns if c.channels}
         self._sink = sink
-        self._requests = InFlight(in_flight)
+        self._requests = InFlight(in_flight, begin=remembered())
         self._sizes: list[int] = spec.record_sizes.tolist()
         self._forms = Forms(spec)
         self._is_direct = all(None not in form.raws for form in self._forms.forms)
@@ -232,6 +232,7 @@ class _ShardWriter:
                     else:
                         self._finish_all(under_way)
                 self._finish_all(under_way)
+                remember(self._requests.target)
         finally:
             for window in under_way:
                 window.close()
@@ -545,11 +546,11 @@ class _ShardWriter:
             )
         )
 
-    def _read_whole(self, column: Column, source: int, view: memoryview) -> None:
+    def _read_whole(self, column: Column, source: int, view: memoryview, start: int = 0) -> None:
         def read() -> None:
             reader = self._open(column, source)
             try:
-                reader.read(view, 0)
+                reader.read(view, start)
                 reader.finish()
             finally:
                 reader.close()
@@ -567,19 +568,67 @@ class _ShardWriter:
         literal = self._forms.start_of(record)
         crc = crc32c(literal[HEAD_BYTES:])
         sink.write(memoryview(literal))
-        for f, (column, payload) in enumerate(zip(spec.columns, payloads, strict=True)):
-            if f:
-                crc = crc32c(between[f - 1], crc)
-                sink.write(memoryview(between[f - 1]))
-            source = int(column.sources[record])
-            start = 0 if spec.rows is None else int(spec.rows[record]) * payload
-            try:
-                crc = self._pass_through(column, source, start, payload, crc)
-            except InputError as error:
-                problem = error if spec.rows is None else error.in_row(int(spec.rows[record]))
-                self._failed(record, column.paths[source], problem)
-                raise _StartAgain from None
+        for together in self._features_together(payloads):
+            values = self._read_together(record, together, payloads) if len(together) > 1 else []
+            for f in together:
+                column, payload = spec.columns[f], payloads[f]
+                if f:
+                    crc = crc32c(between[f - 1], crc)
+                    sink.write(memoryview(between[f - 1]))
+                if values:
+                    crc = self._give(column, values[f - together[0]], crc)
+                    continue
+                source = int(column.sources[record])
+                start = 0 if spec.rows is None else int(spec.rows[record]) * payload
+                try:
+                    crc = self._pass_through(column, source, start, payload, crc)
+                except InputError as error:
+                    self._large_failed(record, f, error)
         sink.write(memoryview(foot(crc)))
+
+    def _features_together(self, payloads: tuple[int, ...]) -> list[range]:
+        """The features of a large record, in runs that fit into a buffer; a larger one is a run by itself."""
+        runs, first, size = [], 0, 0
+        for f, payload in enumerate(payloads):
+            if f > first and size + payload > self._room:
+                runs.append(range(first, f))
+                first, size = f, 0
+            size += payload
+        return [*runs, range(first, len(payloads))]
+
+    def _read_together(self, record: int, features: range, payloads: tuple[int, ...]) -> list[memoryview]:
+        """The values of some features of a record, read at the same time where storage waits."""
+        spec = self.spec
+        ends = np.cumsum([payloads[f] for f in features]).tolist()
+        buffer = self._buffer(ends[-1])
+        views = [buffer[end - payloads[f] : end] for f, end in zip(features, ends, strict=True)]
+        row = 0 if spec.rows is None else int(spec.rows[record])
+
+        def read(numbers: Iterator[int]) -> None:
+            for k in numbers:
+                column = spec.columns[features[k]]
+                try:
+                    self._read_whole(column, int(column.sources[record]), views[k], row * len(views[k]))
+                except InputError as error:
+                    self._large_failed(record, features[k], error)
+
+        paths = [spec.columns[f].paths[int(spec.columns[f].sources[record])] for f in features]
+        self._requests.run(read, range(len(features)), paths.__getitem__)
+        return views
+
+    def _large_failed(self, record: int, f: int, error: InputError) -> None:
+        """A record of which a part may be written already can't be read."""
+        rows, column = self.spec.rows, self.spec.columns[f]
+        problem = error if rows is None else error.in_row(int(rows[record]))
+        self._failed(record, column.paths[int(column.sources[record])], problem)
+        raise _StartAgain from None
+
+    def _give(self, column: Column, piece: memoryview, crc: int) -> int:
+        """Give the sink values of a large record; returns the CRC with them taken in."""
+        self._sink.write(piece)
+        if column.channels:
+            self.moments[column.feature].add(np.frombuffer(piece, dtype=column.cast.out_dtype))
+        return crc32c(piece, crc)
 
     def _pass_through(self, column: Column, source: int, start: int, size: int, crc: int) -> int:
         """Give the sink `size` bytes of a source's values, in pieces; returns the CRC with them taken in.
@@ -601,10 +650,7 @@ class _ShardWriter:
                     taken += len(piece)
                 slot, piece, batch = under_way.popleft()
                 self._requests.wait(batch)
-                crc = crc32c(piece, crc)
-                self._sink.write(piece)
-                if column.channels:
-                    self.moments[column.feature].add(np.frombuffer(piece, dtype=column.cast.out_dtype))
+                crc = self._give(column, piece, crc)
                 done += len(piece)
                 slots.append(slot)
             reader.finish()
