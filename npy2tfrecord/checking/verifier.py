@@ -26,11 +26,13 @@ _SHOWN = 20
 _TEXT, _NUMBER = (str, type(None)), (int, type(None))
 _OPTION_TYPES: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("include", "exclude"), (list,)),
-    **dict.fromkeys(("follow_symlinks", "rows", "group_by_suffix", "shuffle", "stats"), (bool,)),
-    **dict.fromkeys(("on_error", "missing", "compression", "void_dtype", "split_by", "labels", "label_by"), _TEXT),
+    **dict.fromkeys(("follow_symlinks", "rows", "group_by_suffix", "members", "shuffle", "stats"), (bool,)),
+    **dict.fromkeys(
+        ("on_error", "missing", "compression", "void_dtype", "split_by", "sort", "labels", "label_by"), _TEXT
+    ),
     **dict.fromkeys(("seed", "num_shards", "shard_size"), _NUMBER),
     "split": (*_TEXT, dict),
-    **dict.fromkeys(("dtype", "key_by"), (dict,)),
+    **dict.fromkeys(("dtype", "rank", "key_by"), (dict,)),
 }
 
 
@@ -69,7 +71,7 @@ def verify(
     jobs = pool.effective_jobs(jobs)
     damaged = _check_neighbours(path, manifest)
     needed = () if source is None else anchored(parse_sources(source), backend)
-    with dask_cluster.connected(backend, scheduler, jobs, [os.fsencode(path), *(place for _, place in needed)]):
+    with dask_cluster.connected(backend, scheduler, jobs, [os.fsencode(path), *(each.path for each in needed)]):
         damaged |= _check_shards(path, manifest, jobs, backend)
         if source is not None:
             options = _options_of(manifest, {"labels": labels, "split": split}, running)

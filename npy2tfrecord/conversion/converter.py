@@ -26,7 +26,17 @@ from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_path, parse_sources
+from npy2tfrecord.options import (
+    DEFAULT_SHARD_SIZE,
+    Dtype,
+    Options,
+    Rank,
+    Sources,
+    anchored,
+    parse_path,
+    parse_sources,
+    with_splits_of,
+)
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Plan
@@ -66,17 +76,20 @@ def convert(
     on_error: str = "fail",
     rows: bool = False,
     group_by_suffix: bool = False,
+    members: bool = False,
     void_dtype: Dtype | None = None,
     missing: str = "fail",
     labels: str | os.PathLike[str] | None = None,
     label_by: str | None = None,
     key_by: str | Sequence[str] | Mapping[str, str] | None = None,
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
+    rank: Rank | Sequence[Rank] | Mapping[str, Rank] | None = None,
     stats: bool = False,
     split: str | os.PathLike[str] | Mapping[str, float] | None = None,
     split_by: str | None = None,
     shard_size: int | str = DEFAULT_SHARD_SIZE,
     num_shards: int | None = None,
+    sort: str = "bytes",
     shuffle: bool = True,
     seed: int = 0,
     compression: str = "none",
@@ -104,6 +117,7 @@ def convert(
     on_error: 'fail' at the first bad source, or 'skip' bad sources and list them in the manifest.
     rows: every row along axis 0 is an example.
     group_by_suffix: `0001.image.npy` and `0001.mask.npy` are features of example `0001`.
+    members: every member of a `.npz` is an example of its own, with the key ARCHIVE/MEMBER, and not a feature.
     void_dtype: the dtype of arrays of void (`V2`, `V1`), such as 'bfloat16': `np.save` drops its name.
     missing: 'fail' at a key that one of the named sources lacks, or 'skip' it.
     labels: 'dirs' for the first folder below the source, a CSV file with the columns key and label, or with `rows` a
@@ -112,12 +126,15 @@ def convert(
     key_by: a regular expression, or 'NAME:REGEX', a list of these, or a mapping by feature; what it finds in a file's
         path below the source, without suffix, is the key. Several groups are joined by slashes.
     dtype: cast while writing: a dtype for all features, 'NAME:DTYPE', a list of these, or a mapping by feature.
+    rank: a number of axes for all features, 'NAME:N', a list of these, or a mapping by feature: arrays of fewer axes
+        get trailing axes of 1.
     stats: record minimum, maximum, mean, deviation, NaN and infinity counts in the manifest.
     split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; '5-fold' for `fold0` to `fold4` of about the same
         size; 'dirs', by the first folder; or a CSV file with the columns key and split.
     split_by: a regular expression; keys in which it finds the same text go to one split together.
     shard_size: approximate size of a shard, in bytes or as in '128MB'.
     num_shards: shards per split, instead of a size; never more than there are examples.
+    sort: the order of the keys: 'bytes', or 'natural' for `frame_2` before `frame_10`.
     shuffle: spread the examples over the shards in random order; False keeps the order of their keys.
     seed: seed of that order and of the splits.
     compression: 'none', 'gzip' or 'zlib', of whole shards.
@@ -139,10 +156,11 @@ def convert(
     options = Options(
         include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
         void_dtype=void_dtype,  # type: ignore[arg-type]
-        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
-        missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, stats=stats, split=split, split_by=split_by,
-        shard_size=shard_size, num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync,
-        read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight,
+        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix, members=members,
+        missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, rank=rank, stats=stats, split=split,
+        split_by=split_by, shard_size=shard_size, num_shards=num_shards, sort=sort, shuffle=shuffle, seed=seed,
+        compression=compression, fsync=fsync, read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
+        in_flight=in_flight,
     )  # fmt: skip
     converting = Conversion(sources, parse_path(out, "out"), options, overwrite=overwrite, progress=progress)
     return converting.run(dry_run=dry_run)
@@ -162,9 +180,9 @@ class Conversion:
     ) -> None:
         given = parse_sources(sources)
         self.sources = anchored(given, options.backend)
-        relative = self.sources != given and not any(os.path.isabs(path) for _, path in given)
+        relative = self.sources != given and not any(os.path.isabs(source.path) for source in given)
         self._base = os.getcwd() + "/" if relative else ""  # a run without a cluster does not put it before names
-        self.options = options
+        self.options = with_splits_of(given, options)
         self.overwrite = overwrite
         self.progress = progress
         self.was_complete = False
@@ -178,7 +196,7 @@ class Conversion:
     def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
         options = self.options
-        paths, jobs = [path for _, path in self.sources], pool.effective_jobs(options.jobs)
+        paths, jobs = [source.path for source in self.sources], pool.effective_jobs(options.jobs)
         with dask_cluster.connected(options.backend, options.scheduler, jobs, paths), ExitStack() as stack:
             if not dry_run and (kept := keep_small_files(options)) is not None:
                 self._memory = stack.enter_context(kept)

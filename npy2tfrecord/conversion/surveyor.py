@@ -9,11 +9,15 @@ from typing import Any
 
 import numpy as np
 
-from npy2tfrecord.errors import InputError, display
+from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.manifest import FeatureInfo
+from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import Dtype, Options, Path, Sources, anchored, parse_sources
+from npy2tfrecord.options import Dtype, Options, Path, Rank, Sources, anchored, parse_sources
+from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
+from npy2tfrecord.planning.joiner import join
+from npy2tfrecord.planning.natural_order import first_inversion
 from npy2tfrecord.sources.finder import Batch, find, passed_over
 from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, read_here
 from npy2tfrecord.sources.scanner import Scan, scan_files
@@ -28,7 +32,9 @@ _TASKS_FOR_PROCESSES = 30  # the same for processes that start anew
 class ScanReport:
     """What `scan` found: each feature, the number of its sources, the number of all files, the problems.
 
-    `passed_over` has the numbers of files that are no sources, by suffix or kind.
+    `passed_over` has the numbers of files that are no sources, by suffix or kind. `examples` is the number of examples
+    that have all features, `key` that of the first one, and `shapes` has the shapes of its arrays; where there is none,
+    `obstacle` says why. `inversion` are two keys that come in the other order with `sort="natural"`, if there are any.
     """
 
     features: tuple[FeatureInfo, ...]
@@ -36,6 +42,11 @@ class ScanReport:
     files: int
     problems: tuple[InputError, ...]
     passed_over: Mapping[str, int]
+    examples: int
+    key: bytes | None
+    shapes: Mapping[str, tuple[int, ...]]
+    obstacle: str
+    inversion: tuple[bytes, bytes] | None
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -45,6 +56,11 @@ class ScanReport:
                 info.name: {"sources": count, **info.to_json()}
                 for info, count in zip(self.features, self.counts, strict=True)
             },
+            "examples": self.examples,
+            "example": None
+            if self.key is None
+            else {"key": display(self.key), "shapes": {name: list(shape) for name, shape in self.shapes.items()}},
+            "natural_order_differs": self.inversion is not None,
             "passed_over": dict(self.passed_over),
             "skipped": [{"source": display(p.where), "reason": p.problem} for p in self.problems],
         }
@@ -60,7 +76,10 @@ def scan(
     on_error: str = "fail",
     rows: bool = False,
     group_by_suffix: bool = False,
+    members: bool = False,
     void_dtype: Dtype | None = None,
+    dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
+    rank: Rank | Sequence[Rank] | Mapping[str, Rank] | None = None,
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
@@ -81,7 +100,10 @@ def scan(
         "on_error": on_error,
         "rows": rows,
         "group_by_suffix": group_by_suffix,
+        "members": members,
         "void_dtype": void_dtype,
+        "dtype": dtype,
+        "rank": rank,
         "jobs": jobs,
         "backend": backend,
         "scheduler": scheduler,
@@ -90,19 +112,41 @@ def scan(
     options = Options(**given)
     parsed = anchored(parse_sources(sources), backend)
     cores = pool.effective_jobs(options.jobs)
-    with dask_cluster.connected(backend, scheduler, cores, [path for _, path in parsed]):
+    with dask_cluster.connected(backend, scheduler, cores, [source.path for source in parsed]):
         scanned = survey(find(parsed, options), options)
+    examples, obstacle = _join_all(scanned, options)
     infos = []
     for table in scanned.tables:
         counts = np.bincount(table.header_ids, minlength=len(table.headers))
-        infos.append(summarize(table, counts, 0, table.headers[0].dtype))
+        to = options.cast_of(table.feature)
+        infos.append(summarize(table, counts, 0, table.headers[0].dtype if to is None else dtype_from_name(to)))
     return ScanReport(
         features=tuple(infos),
         counts=tuple(len(table) for table in scanned.tables),
         files=sum(map(len, scanned.found.values())),
         problems=tuple(scanned.problems),
         passed_over=passed_over(scanned.found),
+        examples=0 if examples is None else len(examples),
+        key=None if examples is None else examples.key(0),
+        shapes={} if examples is None else _shapes(examples, 0),
+        obstacle=obstacle,
+        inversion=None if examples is None else first_inversion(examples),
     )
+
+
+def _join_all(scanned: Scan, options: Options) -> tuple[Examples | None, str]:
+    """The examples of a scan, without keys that a feature lacks, or what is in their way."""
+    try:
+        return join(scanned, replace(options, missing="skip")), ""
+    except (UsageError, InputError) as error:
+        return None, str(error)
+
+
+def _shapes(examples: Examples, example: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each feature of an example."""
+    pairs = zip(examples.tables, examples.sources, strict=True)
+    headers = ((table.feature, table.headers[table.header_ids[sources[example]]]) for table, sources in pairs)
+    return {feature: header.shape[0 if examples.rows is None else 1 :] for feature, header in headers}
 
 
 def keep_small_files(options: Options) -> KeptFiles | None:

@@ -22,7 +22,7 @@ class Column:
     """One feature of a shard: its distinct sources, in the order in which they are read best, and each example's."""
 
     feature: str
-    cast: Cast
+    cast: Cast  # of the first header; `for_dtype` gives that of another
     headers: list[Header]
     header_ids: list[int]
     dirs: list[bytes]
@@ -33,6 +33,7 @@ class Column:
     key_by: str | None
     stamps: list[int]
     members: list[Member] | None
+    members_are_examples: bool
     sources: np.ndarray  # of each example, in the order of writing
     channels: int  # for statistics; 0 when there are none
     kept: int = -1  # the number of the memory that small files are kept in
@@ -46,7 +47,8 @@ class Column:
 
     def keys(self) -> list[bytes]:
         """The key of each source."""
-        return file_keys(self.dir_keys, self.dir_ids, self.names, self)
+        members = self.members if self.members_are_examples else None
+        return file_keys(self.dir_keys, self.dir_ids, self.names, self, members)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -200,6 +202,7 @@ def _column(table: SourceTable, sources: np.ndarray, cast: Cast, channels: int) 
         key_by=table.key_by,
         stamps=table.stamps[distinct].tolist(),
         members=[table.members[i] for i in distinct.tolist()] if table.members else None,
+        members_are_examples=table.members_are_examples,
         sources=local.reshape(-1).astype(np.int32),
         channels=channels,
         kept=table.kept,

@@ -39,6 +39,7 @@ class ArrayReader:
         self.path = path
         self.where = path if member is None else path + b"[" + os.fsencode(member.name) + b"]"
         self._header = header
+        cast = cast.for_dtype(header.dtype)
         self._cast = None if cast.is_exact else cast
         self._stamp = stamped
         self.is_direct = cast.is_exact and header.is_plain and member is None

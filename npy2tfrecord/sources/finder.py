@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.manifest import Hash
-from npy2tfrecord.options import Options
+from npy2tfrecord.options import Options, Source
 from npy2tfrecord.sources.patterns import Selection, read_file_list
 from npy2tfrecord.sources.table import FileSet
 from npy2tfrecord.storage.in_flight import Batch as Requests
@@ -24,6 +24,7 @@ SUFFIXES = frozenset(b"." + bytes(letters) for end in b"yz" for letters in produ
 _NPY = {b".npy"}
 _COMPRESSED = re.compile(rb".*\.np[yz]\.(gz|bz2|xz|zst|lz4|z|zip)", re.IGNORECASE | re.DOTALL)
 _COUNTED_SUFFIX = re.compile(rb"\.[a-z0-9_+-]{1,12}")  # names may hold anything: all others are counted together
+_LEFT_OUT = "left out by pattern"
 _COMPRESSED_FOUND = "a file that is compressed as a whole"
 _UNPACKED = "a .npy or .npz file: unpack it first, with gunzip or the like, or --exclude it"
 _MOST_AHEAD = 256  # directories that are listed before their turn
@@ -42,6 +43,7 @@ class Batch(NamedTuple):
     names: list[bytes]
     problems: list[InputError]
     is_source: bool = False  # the file was named itself
+    member: str | None = None  # the only one to take of that archive
     passed_over: Mapping[str, int] = MappingProxyType({})  # how many files of which kind are no sources
 
 
@@ -51,14 +53,21 @@ class Found:
 
     npy: FileSet = field(default_factory=FileSet)
     npz: FileSet = field(default_factory=FileSet)
-    single_file: bool = False  # one source, and that is a file
+    members: dict[int, str] = field(default_factory=dict)  # of archives by number, the only one to take
+    single_file: bool = False  # one source in each split, and that is a file
     problems: list[InputError] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.npy) + len(self.npz)
 
+    def has_key(self, key: bytes) -> bool:
+        """Whether files are there whose keys start so."""
+        return key in self.npy.dir_keys or key in self.npz.dir_keys
+
     def add(self, batch: Batch) -> None:
+        if batch.member is not None:
+            self.members[len(self.npz)] = batch.member
         suffixes = {name[-4:] for name in batch.names}
         if suffixes <= _NPY:
             self.npy.add(batch.directory, batch.key, batch.names)
@@ -73,18 +82,18 @@ class Found:
 FoundByFeature = dict[str | None, Found]
 
 
-def find(sources: tuple[tuple[str | None, bytes], ...], options: Options) -> Iterator[Batch]:
+def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
     """The files of all sources, a directory at a time; every source gives at least one batch.
 
     A directory's files come before those of its subdirectories, both sorted by their bytes. What cannot be looked into
     is among the batch's problems. Raises `UsageError`, before the first batch, for a source that does not exist.
     """
-    if options.group_by_suffix and any(name is not None for name, _ in sources):
+    if options.group_by_suffix and any(source.feature is not None for source in sources):
         raise UsageError("group_by_suffix takes the features' names from the files: name no source")
     listed = read_file_list(options.files_from) if options.files_from else None
-    selection = Selection.of(options.include, options.exclude)
+    selections = [Selection.of(options.include, options.exclude, source.glob) for source in sources]
     kinds = []
-    for _, path in sources:
+    for _, path, member, _, _ in sources:
         try:
             kinds.append(stat.S_ISDIR(os.stat(path).st_mode))
         except OSError as error:
@@ -93,17 +102,29 @@ def find(sources: tuple[tuple[str | None, bytes], ...], options: Options) -> Ite
             if _COMPRESSED.fullmatch(path):
                 raise UsageError(f"source {display(path)}: {_COMPRESSED_FOUND}; expected {_UNPACKED}")
             raise UsageError(f"source {display(path)}: expected a directory, a .npy or a .npz file")
+        if kinds[-1] and member is not None:
+            raise UsageError(f"source {display(path)}[{display(member)}]: a directory; expected an archive")
 
     def batches() -> Iterator[Batch]:
-        for (feature, path), is_directory in zip(sources, kinds, strict=True):
+        counted: set[bytes] = set()
+        for source, selection, is_directory in zip(sources, selections, kinds, strict=True):
+            feature, path, member, _, _ = source
             root = path if path.endswith(b"/") else path + b"/"
+            start = b"" if source.split is None else source.split.encode() + b"/"
             if not is_directory:
                 directory, slash, file = path.rpartition(b"/")
-                yield Batch(feature, directory + slash, b"", [file], [], is_source=True)
-            elif listed is None:
-                yield from _walk(feature, root, selection, options)
+                yield Batch(feature, directory + slash, start, [file], [], is_source=True, member=member)
+                continue
+            if listed is None:
+                found = _walk(feature, root, selection, options)
             else:
-                yield from _listed_files(feature, root, listed, selection)
+                found = _listed_files(feature, root, listed, selection)
+            for batch in found:
+                counts = batch.passed_over if root not in counted else {}  # other sources may be in the same directory
+                if source.glob is not None:
+                    counts = {kind: count for kind, count in counts.items() if kind != _LEFT_OUT}
+                yield batch._replace(key=start + batch.key, passed_over=counts)
+            counted.add(root)
 
     return batches()
 
@@ -113,7 +134,7 @@ def collect(batches: Iterable[Batch], into: FoundByFeature | None = None) -> Fou
     found = {} if into is None else into
     for batch in batches:
         if batch.feature in found:
-            found[batch.feature].single_file = False
+            found[batch.feature].single_file &= batch.is_source and not found[batch.feature].has_key(batch.key)
         else:
             found[batch.feature] = Found(single_file=batch.is_source)
         found[batch.feature].add(batch)
@@ -209,7 +230,7 @@ class _Listing:
                 if takes_all or selection.wants_file(key + name):
                     files.append(name)
                 else:
-                    self.passed_over["left out by pattern"] += 1
+                    self.passed_over[_LEFT_OUT] += 1
             elif entry.is_symlink():
                 self._read_link(entry)
             elif entry.is_dir(follow_symlinks=False):
@@ -249,7 +270,7 @@ class _Listing:
             elif selection.wants_file(path):
                 self.files.append(entry.name)
             else:
-                self.passed_over["left out by pattern"] += 1
+                self.passed_over[_LEFT_OUT] += 1
         elif not selection.wants_directory(path):
             return
         elif self.follow_symlinks:
@@ -281,4 +302,10 @@ def names_hash(found: FoundByFeature) -> str:
             seen.update(files.dir_ids.astype("<i4").tobytes())
             for first in range(0, len(files), _NAMES_AT_ONCE):
                 seen.update(b"\0" * bool(first) + b"\0".join(files.names[first : first + _NAMES_AT_ONCE]))
+        if each.members:
+            seen.update(
+                "".join(f"\0{file} {member}" for file, member in each.members.items()).encode(
+                    "utf-8", "surrogateescape"
+                )
+            )
     return str(seen.hexdigest())
