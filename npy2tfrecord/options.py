@@ -23,6 +23,7 @@ DEFAULT_FEATURE = "array"
 DEFAULT_SPLIT = "train"
 DEFAULT_SHARD_SIZE = 128 * 10**6
 MAX_JOBS = 2**20
+MAX_IN_FLIGHT = 1024
 MAX_FOLDS = 1000
 LOCAL_BACKENDS = ("loky", "multiprocessing", "threading", "sequential")  # joblib's own, on this machine
 
@@ -170,6 +171,7 @@ _PARSERS: dict[str, _Parser] = {
     "jobs": _optional(_parse_jobs),
     "backend": parse_text,
     "scheduler": _optional(parse_text),
+    "in_flight": _optional(_number(1, MAX_IN_FLIGHT)),
 }
 """How the value of each option is checked and brought to one type. Apart: `dtype`, `rank`, `key_by`, `split`."""
 
@@ -319,6 +321,7 @@ class Options:
     jobs: int | None = None
     backend: str = "loky"
     scheduler: str | None = None
+    in_flight: int | None = None  # requests to storage; found out while they run
 
     casts: Mapping[str | None, str] = field(init=False, repr=False)
     ranks: Mapping[str | None, int] = field(init=False, repr=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from npy2tfrecord import __version__
@@ -20,7 +20,7 @@ from npy2tfrecord.conversion.resume import (
     kept_shards,
     lost_shards,
 )
-from npy2tfrecord.conversion.surveyor import survey
+from npy2tfrecord.conversion.surveyor import keep_small_files, survey
 from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
@@ -42,10 +42,11 @@ from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.planner import plan
 from npy2tfrecord.sources.finder import Batch, collect, find, passed_over
+from npy2tfrecord.storage.kept import KeptFiles
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
-_BYTES_FOR_PROCESSES = 48 * 10**6  # below, starting worker processes takes longer than doing it here
-_RECORDS_FOR_PROCESSES = 10_000
+_SECONDS_FOR_PROCESSES = 0.1  # of work; less is done here sooner than worker processes are started
+_SECONDS_A_BYTE, _SECONDS_A_RECORD, _SECONDS_A_FILE = 0.7e-9, 3e-6, 7e-6
 _BESIDE_BYTES = 30  # of the index and the keys, for each record, at most about
 
 
@@ -97,6 +98,7 @@ def convert(
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
+    in_flight: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: ProgressFunction | None = None,
@@ -141,6 +143,7 @@ def convert(
     jobs: worker processes; None for one per core.
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
+    in_flight: requests to storage that a worker keeps under way; None finds out how many pay.
     overwrite: replace the data set that is in `out`.
     dry_run: write nothing; hashes and last bytes in the manifest are empty.
     progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
@@ -157,6 +160,7 @@ def convert(
         missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, rank=rank, stats=stats, split=split,
         split_by=split_by, shard_size=shard_size, num_shards=num_shards, sort=sort, shuffle=shuffle, seed=seed,
         compression=compression, fsync=fsync, read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
+        in_flight=in_flight,
     )  # fmt: skip
     converting = Conversion(sources, parse_path(out, "out"), options, overwrite=overwrite, progress=progress)
     return converting.run(dry_run=dry_run)
@@ -184,6 +188,7 @@ class Conversion:
         self.was_complete = False
         self.passed_over: Mapping[str, int] = {}  # how many files of which kind are no sources
         self._files = 0, 0  # found, scanned
+        self._memory: KeptFiles | None = None
         if not pool.is_local(options.backend):
             out = os.path.abspath(out)
         self.workspace = Workspace(out, sync=options.fsync)
@@ -192,7 +197,9 @@ class Conversion:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
         options = self.options
         paths, jobs = [source.path for source in self.sources], pool.effective_jobs(options.jobs)
-        with dask_cluster.connected(options.backend, options.scheduler, jobs, paths):
+        with dask_cluster.connected(options.backend, options.scheduler, jobs, paths), ExitStack() as stack:
+            if not dry_run and (kept := keep_small_files(options)) is not None:
+                self._memory = stack.enter_context(kept)
             return self._run(dry_run, damaged)
 
     def _run(self, dry_run: bool, damaged: frozenset[str]) -> Manifest:
@@ -232,8 +239,12 @@ class Conversion:
             workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()})
             return made
 
-    def plan_like(self, manifest: Manifest) -> Plan:
-        """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
+    def plan_like(self, manifest: Manifest, kept: KeptFiles | None = None) -> Plan:
+        """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another.
+
+        Small files are read whole as long as `kept` has room.
+        """
+        self._memory = kept
         planned, fingerprint = self._plan(find(self.sources, self.options))
         self._check_same(manifest, fingerprint)
         return planned
@@ -242,7 +253,7 @@ class Conversion:
 
     def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, Fingerprint]:
         """The plan for the files found and those that are still being found, and the sources' fingerprint."""
-        scanned = survey(batches, self.options, self._report_files)
+        scanned = survey(batches, self.options, self._report_files, self._memory)
         self.passed_over = passed_over(scanned.found)
         planned = plan(join(scanned, self.options), self.options)
         return planned, Fingerprint.of_files(scanned.found).with_plan(planned)
@@ -326,14 +337,15 @@ class Conversion:
                 self.progress(Progress(now, total, len(entries), len(sizes), *self._files))
 
         report()
-        jobs = min(self._jobs(size, len(planned.record_sizes)), max(1, len(missing)))
+        jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_files()), max(1, len(missing)))
         write_all(planned, set(missing), workspace, options, jobs, check, take, report)
         report()
         return entries
 
-    def _jobs(self, size: int, count: int) -> int:
-        """How many workers are worth starting for so many bytes in so many records or files."""
-        if pool.is_local(self.options.backend) and size < _BYTES_FOR_PROCESSES and count < _RECORDS_FOR_PROCESSES:
+    def _jobs(self, size: int, records: int, files: int = 0) -> int:
+        """How many workers are worth starting for so many bytes, in so many records, of so many files to open."""
+        seconds = size * _SECONDS_A_BYTE + records * _SECONDS_A_RECORD + files * _SECONDS_A_FILE
+        if pool.is_local(self.options.backend) and seconds < _SECONDS_FOR_PROCESSES:
             return 1
         return pool.effective_jobs(self.options.jobs)
 
