@@ -146,9 +146,9 @@ def lanes(parts: Sequence[Part], batch: int, count: int, *, seekable: bool = Tru
 def _starts_at_parts(bounds: Sequence[int], batch: int, count: int) -> list[int] | None:
     """The bounds of lanes that start at parts, or a few records behind; None where the parts are too uneven for that.
 
-    Only the first lane may end with a smaller batch, so it is made the longest, by a batch. Every other lane holds whole
-    batches: it starts at the first record of a part behind which their number is a multiple of the batch. With batches
-    of 4 and 2 lanes, four parts of 10 records are cut at 24, four parts of 9 at 20.
+    Only the first lane may end with a smaller batch, so it is made the longest, by a batch. Every other lane holds
+    whole batches: it starts at the first record of a part behind which their number is a multiple of the batch. With
+    batches of 4 and 2 lanes, four parts of 10 records are cut at 24, four parts of 9 at 20.
     """
     total, parts = bounds[-1], len(bounds) - 1
     least = min(LEAST_LANES, count)
