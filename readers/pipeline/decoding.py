@@ -322,7 +322,7 @@ def _nested(decoder: Decoder, values: tf.Tensor, shapes: tf.Tensor) -> tf.Ragged
     for axis in range(1, decoder.levels):
         row_lengths.append(tf.repeat(shapes[:, axis], count))
         count = count * shapes[:, axis]
-    if rows is None:  # the number of rows can't be told from no values
+    if rows is None:  # no values don't show the number of rows
         rows = tf.zeros(_joined([tf.reduce_sum(count)], [*decoder.inner, *_extra(decoder)]), decoder.carrier)
     return tf.RaggedTensor.from_nested_row_lengths(rows, row_lengths, validate=False)
 
