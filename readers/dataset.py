@@ -16,7 +16,7 @@ from readers.outputs import choose_outputs
 from readers.pipeline.malloc import keep_large_blocks
 from readers.pipeline.strategy import choose
 from readers.shards import damage
-from readers.shards.index import Table, load_table
+from readers.shards.index import find_offsets
 from readers.shards.presence import check_shards
 from readers.splits import Part
 
@@ -91,12 +91,10 @@ def load_dataset(
     check_padding_names(manifest, options)
     used_shards = [selection.shards[i] for i in sorted({part.shard for part in selection.parts})]
     check_shards(directory, used_shards, compare_tails=options.on_corrupt == "raise")
-    parts, indexes = selection.parts, dict[int, Table]()
+    parts = selection.parts
     if options.on_corrupt == "skip":
         damaged = damage.find(directory, selection.shards, parts, manifest.compression)
         parts = damage.without(parts, damaged)
-        impassable = {each.shard for each in damaged if each.head}
-        indexes = {shard: load_table(directory, selection.shards[shard]) for shard in impassable}
         if damaged:
             damage.warn(directory, selection.shards, damaged)
     parts = splits.share(parts, *options.worker_index())
@@ -116,7 +114,8 @@ def load_dataset(
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
         label = manifest.label_dtype if LABEL in outputs.values() else None
-        return ShardRecords(directory, selection.shards, parts, manifest.compression, label, decoders, indexes)
+        offsets = find_offsets(directory, selection.shards, parts, manifest.compression)
+        return ShardRecords(directory, selection.shards, parts, manifest.compression, label, decoders, offsets)
 
     return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
 

@@ -1,4 +1,4 @@
-"""Which records of which shards to read: slices of a split, shares of workers, lanes. Pure arithmetic, no I/O."""
+"""Which records of which shards to read: slices of a split, shares of workers, runs. Pure arithmetic, no I/O."""
 
 from __future__ import annotations
 
@@ -10,9 +10,6 @@ from itertools import accumulate, pairwise
 
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import Manifest, ShardInfo
-
-LEAST_LANES = 4  # that are read at the same time, where there is so much
-_UNEVEN = 1.25  # times as long as the others may the first lane be
 
 _SLICE = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
@@ -126,43 +123,20 @@ def share(parts: Sequence[Part], index: int, count: int) -> tuple[Part, ...]:
     return narrow(parts, *even_split(total, index, count))
 
 
-def lanes(parts: Sequence[Part], batch: int, count: int, *, seekable: bool = True) -> list[tuple[Part, ...]]:
-    """Cut the parts into at most `count` runs of whole batches that are read at the same time.
+def runs(parts: Sequence[Part], batch: int, most: int, *, seekable: bool = True) -> list[tuple[Part, ...]]:
+    """Cut the parts into consecutive runs of `most` whole batches, which lanes read side by side.
 
-    Taking a batch from every lane in turn, the smaller one that may be left over is the very last.
-    Where the middle of a part isn't `seekable`, but only reached by reading what is before, lanes begin
-    where parts do, or a few batches behind, as far as that leaves them equally long.
+    Only the last batch of the last run may be smaller. Where the middle of a part isn't `seekable`, but only reached
+    by reading what is before, a run begins at the first whole batch of a part, and may be longer than `most`.
     """
     bounds = [0, *accumulate(part.count for part in parts)]
-    starts = None if seekable else _starts_at_parts(bounds, batch, count)
-    if starts is None:
-        count = count if seekable else min(count, max(len(parts), LEAST_LANES))
-        batches = -(-bounds[-1] // batch)
-        # No lane is longer than the last one, which has the smaller batch.
-        starts = [even_split(batches, lane, count)[0] * batch for lane in range(count)] + [bounds[-1]]
-    return [_narrow(parts, bounds, start, stop) for start, stop in pairwise(starts) if stop > start]
-
-
-def _starts_at_parts(bounds: Sequence[int], batch: int, count: int) -> list[int] | None:
-    """Where lanes of whole parts start, more or less, and where the last one ends; None where parts are too uneven.
-
-    The first lane is the longest and ends with the smaller batch: the others start at the first record
-    of a part that leaves whole batches behind it.
-    """
-    total, parts = bounds[-1], len(bounds) - 1
-    least = min(LEAST_LANES, count)
-    # When most lanes have ended, enough are left to keep a machine busy.
-    fitting = (n for n in range(min(count, parts), least - 1, -1) if parts % n == 0 or parts % n >= least)
-    lanes = next(fitting, 0)
-    if lanes < 2:
-        return None
-    begins = [bounds[-(-lane * parts // lanes)] for lane in range(1, lanes)]
-    starts = [0, *(total - (total - begin) // batch * batch for begin in begins), total]
-    longest = max(stop - start for start, stop in pairwise(starts[1:]))
-    excess = longest // batch + 1 - -(-starts[1] // batch)
-    starts[1] += max(0, excess) * batch
-    even = excess <= 2 and starts[1] <= starts[2] and starts[1] <= longest * _UNEVEN + 2 * batch
-    return starts if even else None
+    total, size = bounds[-1], batch * most
+    starts = list(range(0, total, size)) if seekable else [0]
+    for bound in () if seekable else bounds[1:-1]:
+        start = -(-bound // batch) * batch
+        if start >= starts[-1] + size and start < total:
+            starts.append(start)
+    return [_narrow(parts, bounds, start, stop) for start, stop in pairwise([*starts, total]) if stop > start]
 
 
 def split_up(parts: Sequence[Part], pieces: int) -> tuple[Part, ...]:

@@ -6,6 +6,7 @@ way they take from there. Nothing here runs Python for an element.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from readers.outputs import LENGTH
 from readers.pipeline.buckets import choose_buckets
 from readers.pipeline.decoding import SHAPE, Decoder, decode, decode_one, lengths
 from readers.pipeline.padding import pad_batches
-from readers.pipeline.strategy import SORTED_BATCHES, Kind, Strategy
+from readers.pipeline.strategy import READ_AHEAD_BYTES, SORTED_BATCHES, Kind, Strategy
 from readers.splits import Part
 
 Structure = Any
@@ -80,27 +81,36 @@ class Builder:
     # --- from parts to elements ------------------------------------------------------------------
 
     def _lanes(self, block: Any, drop_remainder: bool, then: Then) -> tf.data.Dataset:
-        """Blocks of records from several lanes at a time, in one fixed order, each handed to `then` in its lane."""
+        """Blocks of records in the order of the parts, each handed to `then` in the lane that read it.
+
+        Lanes read runs side by side; all of a run's blocks are taken before the next run's. With two lanes and runs
+        of two blocks: lane 0 reads blocks 0 1 4 5 8 9 …, lane 1 blocks 2 3 6 7 10 11 …
+        """
+        strategy = self.strategy
         examples = self.examples - self.examples % block if drop_remainder else self.examples
         parts = splits.narrow(self.parts, 0, examples)
-        lanes = splits.lanes(parts, block, self.strategy.lanes, seekable=self.strategy.seekable)
-        stage = self.make_stage([part for lane in lanes for part in lane])
-        one_part_each = all(len(lane) == 1 for lane in lanes)
-        bounds = tf.constant(np.array([*pairwise([0, *accumulate(map(len, lanes))])], np.int64).reshape(-1, 2))
+        runs = splits.runs(parts, block, strategy.run, seekable=strategy.seekable)
+        stage = self.make_stage([part for run in runs for part in run])
+        one_part_each = all(len(run) == 1 for run in runs)
+        bounds = tf.constant(np.array([*pairwise([0, *accumulate(map(len, runs))])], np.int64).reshape(-1, 2))
 
-        def read_lane(lane: tf.Tensor) -> tf.data.Dataset:
+        def read_run(run: tf.Tensor) -> tf.data.Dataset:
             if one_part_each:  # functions within functions are what the start of an epoch costs
-                blocks = stage.blocks(lane, block, drop_remainder)
+                blocks = stage.blocks(run, block, drop_remainder)
             else:
-                first, last = tf.unstack(tf.gather(bounds, lane), 2)
+                first, last = tf.unstack(tf.gather(bounds, run), 2)
                 pieces = tf.data.Dataset.range(first, last).flat_map(_plain(read_part))
-                blocks = pieces.unbatch().batch(block, drop_remainder=drop_remainder)
+                blocks = pieces.rebatch(block, drop_remainder=drop_remainder)
             return blocks.map(_plain(lambda block: then(stage, block)))
 
         def read_part(part: tf.Tensor) -> tf.data.Dataset:
-            return stage.blocks(part, self.strategy.block)
+            return stage.blocks(part, block)
 
-        return self._interleave(tf.data.Dataset.range(len(lanes)), read_lane)
+        longest = max((-(-sum(part.count for part in run) // block) for run in runs), default=1)
+        if not self.options.is_deterministic:
+            longest = 1  # whichever lane has a block is next
+        lanes = min(strategy.lanes, math.floor(READ_AHEAD_BYTES / (3 * longest * strategy.block_bytes)))
+        return self._interleave(tf.data.Dataset.range(len(runs)), read_run, max(1, lanes), longest)
 
     def _blocks(self, then: Then) -> tf.data.Dataset:
         """Blocks of records; where things are shuffled, from parts in a new order every epoch."""
@@ -116,16 +126,18 @@ class Builder:
         parts = tf.data.Dataset.range(count)
         if count > 1:
             parts = parts.shuffle(count, seed=options.seed, reshuffle_each_iteration=True)
-        return self._interleave(parts, read_part)
+        return self._interleave(parts, read_part, strategy.lanes, 1)
 
-    def _interleave(self, dataset: tf.data.Dataset, read: Callable[..., tf.data.Dataset]) -> tf.data.Dataset:
-        if self.strategy.lanes == 1 and self.strategy.shuffle:
+    def _interleave(
+        self, dataset: tf.data.Dataset, read: Callable[..., tf.data.Dataset], lanes: int, block_length: int
+    ) -> tf.data.Dataset:
+        if lanes == 1 and self.strategy.shuffle:
             return dataset.flat_map(_plain(read))  # nothing is read ahead: what is to be shuffled is large enough
         return dataset.interleave(
             _plain(read),
-            cycle_length=self.strategy.lanes,
-            block_length=1,
-            num_parallel_calls=min(self.strategy.parallel, self.strategy.lanes),
+            cycle_length=lanes,
+            block_length=block_length,
+            num_parallel_calls=min(self.strategy.parallel, lanes),
             deterministic=self.options.is_deterministic,
         )
 

@@ -21,7 +21,7 @@ import numpy as np
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, parse_example
 from npy2tfrecord.formats.manifest import Hash, ShardInfo
-from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, data_length, unframe
+from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, unframe
 from npy2tfrecord.syscalls import usable_cores
 from readers.shards.index import Keys, load_keys, load_table
 from readers.shards.presence import open_shard
@@ -37,12 +37,11 @@ class DamageWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """One damaged record. `head`: its length is damaged, so that a reader can't get past it."""
+    """One damaged record."""
 
     shard: int
     record: int
     offset: int
-    head: bool
     key: str | None
     problem: str
 
@@ -99,7 +98,7 @@ def _check(directory: str, shard: int, info: ShardInfo) -> list[Damaged]:
             try:
                 unframe(data)
             except DamageError as error:
-                found.append(Damaged(shard, record, offset, _is_head(data), _key(data), str(error)))
+                found.append(Damaged(shard, record, offset, _key(data), str(error)))
     intact = seen.hexdigest() == info.hash
     if not intact:
         bad = {each.record for each in found}
@@ -122,7 +121,7 @@ def _misplaced(
     for record, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
         key = _key(memoryview(file.read(size)))
         if record not in bad and (key is None or not known.is_at(record, key.encode("utf-8", "surrogateescape"))):
-            found.append(Damaged(shard, record, offset, False, key, problem))
+            found.append(Damaged(shard, record, offset, key, problem))
     return found
 
 
@@ -133,13 +132,6 @@ def _opened(directory: str, info: ShardInfo) -> Iterator[IO[bytes]]:
             yield file
     except OSError as error:
         raise DamageError(f"{display(os.path.join(directory, info.file))}: {error.strerror or error}") from error
-
-
-def _is_head(record: memoryview) -> bool:
-    try:
-        return data_length(record) != len(record) - HEAD_BYTES - FOOT_BYTES
-    except (DamageError, ValueError):
-        return True
 
 
 def _key(record: memoryview) -> str | None:
