@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Any
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
-from npy2tfrecord.paths import local_path
 from readers import splits
-from readers.manifests import PathLike, load_manifest
+from readers.manifests import Paths, load_manifest
 from readers.options import AUTOTUNE, Features, Padding, ReadOptions
 from readers.outputs import choose_outputs
 from readers.pipeline.malloc import keep_large_blocks
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def load_dataset(
-    path: PathLike,
+    path: Paths,
     *,
     split: str | None = None,
     features: Features = None,
@@ -51,8 +50,9 @@ def load_dataset(
 ) -> tf.data.Dataset:
     """The examples of a data set, as a `tf.data.Dataset`. See `docs/reading.md` for how and how fast.
 
-    path: the directory that npy2tfrecord wrote.
-    split: its name, or a slice of it, as in 'train[:80%]' or 'train[100:200]'; needed only where there are several.
+    path: the directory that npy2tfrecord wrote; a list of them, or a folder of them, is read as one data set.
+    split: its name, or a slice of it, as in 'train[:80%]' or 'train[100:200]', or several, as in 'f0+f1+val[:50%]';
+        needed only where there are several.
     features: None for a dict of all, with `key` (and `label` where there is one); a name for the bare tensor;
         a tuple of names for a tuple; {'x': 'array'} for a dict with names of your own.
     batch_size: examples a batch; None for single examples. With buckets also '4MB' or '100000 elements' a batch.
@@ -85,18 +85,17 @@ def load_dataset(
         on_corrupt=on_corrupt,
     )  # fmt: skip
     manifest = load_manifest(path)
-    directory = local_path(path, "path")
     selection = splits.select(manifest, split)
     outputs = choose_outputs(manifest, options)
     check_padding_names(manifest, options)
     used_shards = [selection.shards[i] for i in sorted({part.shard for part in selection.parts})]
-    check_shards(directory, used_shards, compare_tails=options.on_corrupt == "raise")
+    check_shards(used_shards, compare_tails=options.on_corrupt == "raise")
     parts = selection.parts
     if options.on_corrupt == "skip":
-        damaged = damage.find(directory, selection.shards, parts, manifest.compression)
+        damaged = damage.find(selection.shards, parts, manifest.compression)
         parts = damage.without(parts, damaged)
         if damaged:
-            damage.warn(directory, selection.shards, damaged)
+            damage.warn(selection.shards, damaged)
     parts = splits.share(parts, *options.worker_index())
 
     from readers.pipeline.builder import Builder
@@ -114,8 +113,8 @@ def load_dataset(
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
         label = manifest.label_dtype if LABEL in outputs.values() else None
-        offsets = find_offsets(directory, selection.shards, parts, manifest.compression)
-        return ShardRecords(directory, selection.shards, parts, manifest.compression, label, decoders, offsets)
+        offsets = find_offsets(selection.shards, parts, manifest.compression)
+        return ShardRecords(selection.shards, parts, manifest.compression, label, decoders, offsets)
 
     return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import cast
 
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.formats.manifest import Manifest, ShardInfo
+from npy2tfrecord.formats.manifest import Manifest
+from readers.manifests import PlacedShard
 
+_EXPECTED = "a name, a slice such as 'train[:80%]' or 'train[100:200]', or several such as 'train+val[:50%]'"
 _SLICE = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -25,10 +28,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The records that were asked for: of one split, in the order of its shards."""
+    """The records that were asked for: of the shards of all splits that were named, in their order."""
 
-    split: str
-    shards: tuple[ShardInfo, ...]
+    shards: tuple[PlacedShard, ...]
     parts: tuple[Part, ...]
 
     @property
@@ -37,28 +39,36 @@ class Selection:
 
     @property
     def example_bytes(self) -> float:
-        """Mean size of a record of the split."""
+        """Mean size of a record of these splits."""
         return sum(s.bytes for s in self.shards) / max(1, sum(s.examples for s in self.shards))
 
 
 def select(manifest: Manifest, split: str | None) -> Selection:
-    """The records of a split or of a slice of one, such as `train[:80%]`; None is the only split there is."""
+    """The records of a split, of a slice of one (`train[:80%]`), or of several (`f0+f1`); None is the only split."""
     if split is None:
         if len(manifest.splits) != 1:
             raise UsageError(f"several splits here, say which: {_names(manifest.splits)}")
         (split,) = manifest.splits
-    match = _SLICE.fullmatch(split) if isinstance(split, str) else None
-    if match is None:
-        raise UsageError(f"split={split!r}: expected a name, or a slice such as 'train[:80%]' or 'train[100:200]'")
-    name = match["name"]
-    if name not in manifest.splits:
-        raise UsageError(f"no split {name!r} here; there are {_names(manifest.splits)}")
-    shards = tuple(manifest.splits[name])
-    total = sum(shard.examples for shard in shards)
-    start = _boundary(match["start"], total, 0)
-    stop = _boundary(match["stop"], total, total)
-    parts = cut([shard.examples for shard in shards], start, max(start, stop))
-    return Selection(name, shards, parts)
+    if not isinstance(split, str):
+        raise UsageError(f"split={split!r}: expected {_EXPECTED}")
+    shards: list[PlacedShard] = []
+    begins: dict[str, int] = {}  # where a split's shards are among all of them
+    parts: list[Part] = []
+    for term in split.split("+"):
+        match = _SLICE.fullmatch(term.strip())
+        if match is None:
+            raise UsageError(f"split={split!r}: expected {_EXPECTED}")
+        name = match["name"]
+        if name not in manifest.splits:
+            raise UsageError(f"no split {name!r} here; there are {_names(manifest.splits)}")
+        sizes = [shard.examples for shard in manifest.splits[name]]
+        if name not in begins:
+            begins[name] = len(shards)
+            shards += cast("Sequence[PlacedShard]", manifest.splits[name])  # as `load_manifest` makes them
+        start = _boundary(match["start"], sum(sizes), 0)
+        stop = _boundary(match["stop"], sum(sizes), sum(sizes))
+        parts += (replace(part, shard=begins[name] + part.shard) for part in cut(sizes, start, max(start, stop)))
+    return Selection(tuple(shards), tuple(parts))
 
 
 def _names(splits: Mapping[str, object]) -> str:

@@ -7,17 +7,19 @@ it that is the error: it is only asked for where the reader has given fewer reco
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
-from npy2tfrecord.formats.manifest import ShardInfo
 from npy2tfrecord.formats.tfrecord import FRAME_BYTES
+from readers.manifests import PlacedShard
 from readers.pipeline.decoding import SHAPE, Decoder
 from readers.pipeline.strategy import UNBUFFERED_BYTES
 from readers.splits import Part
+
+Records = Any  # byte strings, or a dict of them and which classes their labels are
 
 _plain = tf.autograph.experimental.do_not_convert
 _BUFFER_BYTES = 256 * 2**10  # as TFRecordDataset has it
@@ -33,8 +35,7 @@ class ShardRecords:
 
     def __init__(
         self,
-        directory: str,
-        shards: Sequence[ShardInfo],
+        shards: Sequence[PlacedShard],
         parts: Sequence[Part],
         compression: str,
         label_dtype: str | None,  # None where no label is wanted
@@ -47,13 +48,19 @@ class ShardRecords:
         self._compression = compression
         used = sorted({part.shard for part in parts})  # the graph holds the names of no other shards
         place = {shard: i for i, shard in enumerate(used)}
-        self._files = tf.constant([os.path.join(directory, shards[i].file) for i in used], tf.string)
+        self._files = tf.constant([shards[i].path for i in used], tf.string)
         # All of a part in one row: every operation of a graph costs at the start of every epoch.
         rows = [
             (place[part.shard], part.first, part.count, *((part.first, 0) if offset is None else (0, offset)))
             for part, offset in zip(parts, offsets, strict=True)
         ]
         self._table = tf.constant(np.array(rows, np.int64).reshape(-1, 5))
+        # Records of data sets whose classes differ travel with the number of their data set's classes: they get mixed.
+        self._classes = None
+        classes = [*{shard.classes: None for shard in shards if shard.classes is not None}]
+        if label_dtype is not None and classes:
+            self._classes = tf.ragged.constant(classes, tf.int64)
+            self._class_ids = tf.constant([classes.index(cast("Any", shards[i].classes)) for i in used])
         self._shapes = {
             decoder.info.name + SHAPE: tf.io.FixedLenFeature([decoder.info.rank], tf.int64)
             for decoder in decoders
@@ -78,7 +85,11 @@ class ShardRecords:
         blocks = records.batch(size, drop_remainder=drop_remainder)
         number = count // size if drop_remainder else (count + size - 1) // size
         problem = tf.data.Dataset.from_tensors(part).flat_map(_plain(lambda part: self._problem(part, size)))
-        return _without_errors(blocks, number).concatenate(problem).take(number)
+        readable = _without_errors(blocks, number).concatenate(problem).take(number)
+        if self._classes is None:
+            return readable
+        classes = tf.gather(self._class_ids, shard)
+        return readable.map(_plain(lambda records: {"record": records, "classes": tf.fill(tf.shape(records), classes)}))
 
     def _problem(self, part: tf.Tensor, size: int) -> tf.data.Dataset:
         """The error about a part of which fewer records came than there are."""
@@ -122,13 +133,24 @@ class ShardRecords:
         )
         return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
 
-    def columns(self, records: tf.Tensor) -> dict[str, tf.Tensor]:
+    def columns(self, records: Records) -> dict[str, tf.Tensor]:
         """The columns of a batch of records."""
-        return dict(tf.io.parse_example(records, self._spec))
+        if self._classes is None:
+            return dict(tf.io.parse_example(records, self._spec))
+        columns = dict(tf.io.parse_example(records["record"], self._spec))
+        begins = tf.gather(self._classes.row_starts(), records["classes"])
+        ends = tf.gather(self._classes.row_limits(), records["classes"])
+        labels = columns["label"]
+        # One that is no class of its data set stays none, -1.
+        known = (labels >= 0) & (labels < ends - begins)
+        place = tf.where(known, begins + labels, tf.zeros_like(labels))
+        columns["label"] = tf.where(known, tf.gather(self._classes.values, place), -tf.ones_like(labels))
+        return columns
 
-    def shapes(self, records: tf.Tensor) -> dict[str, tf.Tensor]:
+    def shapes(self, records: Records) -> dict[str, tf.Tensor]:
         """Only the keys and the shapes that vary, which costs little."""
-        return dict(tf.io.parse_example(records, self._shapes))
+        strings = records if self._classes is None else records["record"]
+        return dict(tf.io.parse_example(strings, self._shapes))
 
 
 def _without_errors(dataset: tf.data.Dataset, count: tf.Tensor, log_warning: bool = False) -> tf.data.Dataset:
