@@ -26,12 +26,12 @@ from npy2tfrecord.formats.tfrecord import unframe
 from readers import splits
 from readers.manifests import Paths, PlacedShard, find_sets, load_manifest
 from readers.options import Features, ReadOptions
-from readers.outputs import name_outputs
+from readers.outputs import LENGTH, columns_of, fill, name_columns
 from readers.shards.example_parser import Templates
 from readers.shards.index import Keys, Table, load_keys, load_table
 from readers.shards.presence import check_shards, open_shard
 
-Example = Any  # a dict of arrays, an array or a tuple, as `features` says
+Example = Any  # a dict of arrays, an array or a tuple, in each other too, as `features` says
 
 _MAX_OPEN = 128  # shards kept open by one source
 _GAP_BYTES = 64 * 2**10  # between records that are still read together
@@ -69,10 +69,11 @@ class ArraySource:
                 "can be found by itself; read them with readers.load_dataset, or convert with --compression none"
             )
         selection = splits.select(self.manifest, split)
-        self._outputs = name_outputs(self.manifest, self._features)
-        for name, column in self._outputs.items():
-            if column.endswith("/length"):
-                raise UsageError(f"{name!r}: arrays here have their own shape; there is no length to ask for")
+        self._structure = name_columns(self.manifest, self._features)
+        self._columns = columns_of(self._structure)
+        for column in self._columns:
+            if column.endswith(LENGTH):
+                raise UsageError(f"{column!r}: arrays here have their own shape; there is no length to ask for")
         self._infos = {info.name: (info, info.array_dtype) for info in self.manifest.features}
         self._shards = selection.shards
         self._parts = selection.parts
@@ -236,10 +237,7 @@ class ArraySource:
             raise DamageError(f"{display(path)}: {problem}")
 
     def _decode(self, columns: Mapping[str, Any], classes: tuple[int, ...] | None) -> Example:
-        values = {name: self._value(columns, column, classes) for name, column in self._outputs.items()}
-        if isinstance(self._features, str):
-            return values[self._features]
-        return tuple(values[name] for name in self._features) if isinstance(self._features, tuple) else values
+        return fill(self._structure, {column: self._value(columns, column, classes) for column in self._columns})
 
     def _value(self, columns: Mapping[str, Any], column: str, classes: tuple[int, ...] | None) -> Any:
         value = columns.get(column)

@@ -11,7 +11,7 @@ from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from readers import splits
 from readers.manifests import Paths, load_manifest
 from readers.options import AUTOTUNE, Features, Padding, ReadOptions
-from readers.outputs import choose_outputs
+from readers.outputs import LENGTH, choose_structure, columns_of
 from readers.pipeline.malloc import keep_large_blocks
 from readers.pipeline.strategy import choose
 from readers.shards import damage
@@ -54,7 +54,7 @@ def load_dataset(
     split: its name, or a slice of it, as in 'train[:80%]' or 'train[100:200]', or several, as in 'f0+f1+val[:50%]';
         needed only where there are several.
     features: None for a dict of all, with `key` (and `label` where there is one); a name for the bare tensor;
-        a tuple of names for a tuple; {'x': 'array'} for a dict with names of your own.
+        a tuple of names for a tuple; {'x': 'array'} for a dict with names of your own; or these in each other.
     batch_size: examples a batch; None for single examples. With buckets also '4MB' or '100000 elements' a batch.
     drop_remainder: leave out the last batch when it is smaller, so that the batch's size is static.
     shuffle: True, or how much is shuffled at a time: examples, or a size such as '256MB'.
@@ -86,7 +86,8 @@ def load_dataset(
     )  # fmt: skip
     manifest = load_manifest(path)
     selection = splits.select(manifest, split)
-    outputs = choose_outputs(manifest, options)
+    structure = choose_structure(manifest, options)
+    columns = columns_of(structure)
     check_padding_names(manifest, options)
     used_shards = [selection.shards[i] for i in sorted({part.shard for part in selection.parts})]
     check_shards(used_shards, compare_tails=options.on_corrupt == "raise")
@@ -102,7 +103,7 @@ def load_dataset(
     from readers.pipeline.decoding import make_decoder
     from readers.pipeline.shard_records import ShardRecords
 
-    used = features_used(manifest, outputs)
+    used = features_used(manifest, columns)
     compressed = manifest.compression != "none"
     strategy = choose(
         used, selection.example_bytes, sum(part.count for part in parts), len(parts), options, compressed=compressed
@@ -112,17 +113,17 @@ def load_dataset(
     decoders = [make_decoder(info, strategy.methods[info.name], options) for info in used]
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
-        label = manifest.label_dtype if LABEL in outputs.values() else None
+        label = manifest.label_dtype if LABEL in columns else None
         offsets = find_offsets(selection.shards, parts, manifest.compression)
         return ShardRecords(selection.shards, parts, manifest.compression, label, decoders, offsets)
 
-    return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
+    return Builder(make_stage, parts, decoders, structure, options, strategy).build()
 
 
-def features_used(manifest: Manifest, outputs: Mapping[str, str]) -> list[FeatureInfo]:
-    """The features that the outputs need, in the manifest's order."""
-    columns = {column.removesuffix("/length") for column in outputs.values()}
-    return [info for info in manifest.features if info.name in columns]
+def features_used(manifest: Manifest, columns: Iterable[str]) -> list[FeatureInfo]:
+    """The features that these columns need, in the manifest's order."""
+    names = {column.removesuffix(LENGTH) for column in columns}
+    return [info for info in manifest.features if info.name in names]
 
 
 def check_padding_names(manifest: Manifest, options: ReadOptions) -> None:

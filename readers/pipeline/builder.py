@@ -16,14 +16,13 @@ import tensorflow as tf
 
 from readers import splits
 from readers.options import ReadOptions
-from readers.outputs import LENGTH
+from readers.outputs import LENGTH, Structure, columns_of, fill
 from readers.pipeline.buckets import choose_buckets
 from readers.pipeline.decoding import SHAPE, Decoder, decode, decode_one, lengths
 from readers.pipeline.padding import pad_batches
 from readers.pipeline.strategy import READ_AHEAD_BYTES, SORTED_BATCHES, Kind, Strategy
 from readers.splits import Part
 
-Structure = Any
 Block = Any  # a tensor of n records, or a dict of tensors of n sources
 
 
@@ -44,21 +43,21 @@ Then = Callable[[FirstStage, Block], Structure]  # what is made of a block
 
 
 class Builder:
-    """Builds one dataset. `outputs` maps what the caller sees to columns; `wrap` makes the caller's structure."""
+    """Builds one dataset. `structure` is an element, with the name of the column in each place."""
 
     def __init__(
         self,
         make_stage: MakeStage,
         parts: Sequence[Part],
         decoders: Sequence[Decoder],
-        outputs: Mapping[str, str],
+        structure: Structure,
         options: ReadOptions,
         strategy: Strategy,
     ) -> None:
         self.make_stage = make_stage
         self.parts = parts
         self.decoders = {decoder.info.name: decoder for decoder in decoders}
-        self.outputs = outputs
+        self.structure = structure
         self.options = options
         self.strategy = strategy
         self.examples = sum(part.count for part in parts)
@@ -214,8 +213,7 @@ class Builder:
             )
         if options.batch_size is None:
             return dataset
-        by_output = {name: self.decoders[column] for name, column in self.outputs.items() if column in self.decoders}
-        return pad_batches(dataset, by_output, options)
+        return pad_batches(dataset, self.structure, self.decoders, options)
 
     def _map(self, dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
         return dataset.map(
@@ -243,17 +241,14 @@ class Builder:
         pick: Callable[[tf.Tensor], tf.Tensor] = lambda value: value,
     ) -> Structure:
         values = {}
-        for name, column in self.outputs.items():
+        for column in columns_of(self.structure):
             if column in self.decoders:
-                values[name] = decode(self.decoders[column], columns)
+                values[column] = decode(self.decoders[column], columns)
             elif column.endswith(LENGTH):
-                values[name] = pick(lengths(self.decoders[column.removesuffix(LENGTH)], columns))
+                values[column] = pick(lengths(self.decoders[column.removesuffix(LENGTH)], columns))
             else:
-                values[name] = pick(columns[column])
-        features = self.options.features
-        if isinstance(features, str):
-            return values[features]
-        return tuple(values[name] for name in features) if isinstance(features, tuple) else values
+                values[column] = pick(columns[column])
+        return fill(self.structure, values)
 
     # --- around it -------------------------------------------------------------------------------
 
