@@ -146,7 +146,7 @@ SITUATIONS: dict[str, Situation] = {
         runs=r"esc --label-by '-(\d+)$' --split 2-fold --split-by '^\d'",
         wants={
             f"fold{n}": {f"{fold}-1001-A-{t}": {"array": f"esc/{fold}-1001-A-{t}.npy", "label": t} for t in (0, 10, 36)}
-            for n, fold in enumerate((1, 2))
+            for n, fold in enumerate((2, 1))
         },
     ),
     "the class in the second folder": Situation(
@@ -516,3 +516,224 @@ def check(root: Path, situation: Situation, wanted: Mapping[str, Mapping[str, An
                 array = value(root, place)
                 as_written = situation.as_written.get(feature)
                 assert same(example[feature], as_written(array) if as_written else array), (example["key"], feature)
+
+
+# --- what is refused, and what is said then --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """Files, and options and sources for `convert` that can't give what is wanted; and what the message says."""
+
+    has: Files
+    runs: str
+    code: int
+    says: tuple[str, ...]
+
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+FOLDER = {f"d/{key}.npy": f4(2) for key in "abc"}
+
+REFUSALS: dict[str, Refusal] = {
+    # --- labels ---------------------------------------------------------------------------------------------------
+    "a typo among integers": Refusal(
+        has=FOLDER | {"t.csv": "key,label\na,1\nb,1O\nc,3\n"},
+        runs="d --labels t.csv",
+        code=4,
+        says=("t.csv: 1 of 3 labels are no numbers: line 3 ('1O')",),
+    ),
+    "nan among integers": Refusal(
+        has=FOLDER | {"t.csv": "key,label\na,1\nb,nan\nc,3\n"},
+        runs="d --labels t.csv",
+        code=4,
+        says=("line 3 ('nan')",),
+    ),
+    "decimal commas": Refusal(
+        has=FOLDER | {"t.csv": 'key,label\na,"0,5"\nb,"1,5"\nc,"2,5"\n'},
+        runs="d --labels t.csv",
+        code=4,
+        says=("numbers with a comma: line 2 ('0,5')", "0.5, not 0,5"),
+    ),
+    "a table in Latin-1": Refusal(
+        has=FOLDER | {"t.csv": "key,label\na,x\nb,Öl\nc,x\n".encode("latin-1")},
+        runs="d --labels t.csv",
+        code=4,
+        says=("t.csv: line 3 is not UTF-8", "CSV UTF-8"),
+    ),
+    "folders that are numbers, but for one": Refusal(
+        has={f"d/{c}/a.npy": f4(2) for c in ("0", "1", "other")},
+        runs="d --labels dirs",
+        code=4,
+        says=("folder other",),
+    ),
+    "a table with file names": Refusal(
+        has=FOLDER | {"t.csv": "key,label\na.npy,1\nb.npy,1\nc.npy,2\n"},
+        runs="d --labels t.csv",
+        code=4,
+        says=("no label for 3 keys, e.g. a, b, c", "keys have no suffix"),
+    ),
+    "labels of all rows of several files": Refusal(
+        has={"d/a.npy": f4(2, 3), "d/b.npy": f4(2, 3), "y.npy": np.arange(4)},
+        runs="--rows d --labels y.npy",
+        code=4,
+        says=("4 labels", "count from 0 in each", "expected 2"),
+    ),
+    # --- places ---------------------------------------------------------------------------------------------------
+    "sources in a bucket": Refusal(has={}, runs="gs://bucket/x", code=2, says=("gs:// is not supported",)),
+    "a table in a bucket": Refusal(
+        has=FOLDER, runs="d --split s3://bucket/x.csv", code=2, says=("s3:// is not supported",)
+    ),
+    # --- which files ----------------------------------------------------------------------------------------------
+    "a compressed file": Refusal(
+        has=FOLDER | {"d/z.npy.gz": b"\x1f\x8b"}, runs="d", code=4, says=("d/z.npy.gz", "unpack it first", "--exclude")
+    ),
+    "an empty folder of masks": Refusal(
+        has=FOLDER | {"m/readme.txt": "x"},
+        runs="image=d mask=m",
+        code=2,
+        says=("source m: no .npy or .npz file found in it",),
+    ),
+    "a pattern with a typo": Refusal(
+        has={"d/1_clean.npy": f4(2), "d/1_noisy.npy": f4(2)},
+        runs=r"clean=d:*_clean.npy noisy=d:*_nosiy.npy --key-by '^\d+'",
+        code=2,
+        says=("source d:*_nosiy.npy: no .npy or .npz file found in it",),
+    ),
+    "a file in a download's place": Refusal(has=FOLDER | {"d/a.npy": LFS}, runs="d", code=4, says=("git lfs pull",)),
+    "a page in a download's place": Refusal(
+        has=FOLDER | {"d/a.npy": b"<!DOCTYPE html><html><title>Sign in</title>"},
+        runs="d",
+        code=4,
+        says=("an HTML page",),
+    ),
+    "an AppleDouble file that was named": Refusal(
+        has=FOLDER | {"d/._a.npy": b"\0\5\x16\7\0\2\0\0Mac OS X"},
+        runs="d --include '*'  --include '._*'",
+        code=4,
+        says=("AppleDouble", "--exclude '._*'"),
+    ),
+    "half a download": Refusal(
+        has=FOLDER | {"d/a.npy": npy(f4(1000))[:2000]}, runs="d", code=4, says=("d/a.npy", "4128 bytes", "2000")
+    ),
+    "objects": Refusal(
+        has=FOLDER | {"d/a.npy": npy(np.array([{}, 1], dtype=object))},
+        runs="d",
+        code=4,
+        says=("d/a.npy", "never loaded", "allow_pickle=False"),
+    ),
+    "line ends that a copy changed": Refusal(
+        has=FOLDER | {"d/a.npy": npy(f4(4)).replace(b"\n", b"\r\n")}, runs="d", code=4, says=("d/a.npy", "\\r")
+    ),
+    # --- what an example is -----------------------------------------------------------------------------------------
+    "an archive of utterances without --members": Refusal(
+        has={"u.npz": {f"utt{i:03}": f4(2) for i in range(70)}},
+        runs="u.npz",
+        code=2,
+        says=("more than 64 members", "--members"),
+    ),
+    "series with dots and --group-by-suffix": Refusal(
+        has={f"d/1.3.6.1.4.1.{i}_{kind}.npy": f4(3) for i in range(3) for kind in ("clean", "nodule")},
+        runs="d --group-by-suffix",
+        code=2,
+        says=("6 features, each of one key only", "clean=DIR:*_clean.npy"),
+    ),
+    "a regular expression that finds too little": Refusal(
+        has={"d/a/mel-1.npy": f4(2), "d/b/mel-1.npy": f4(2)},
+        runs=r"d --key-by '\d+$'",
+        code=4,
+        says=("d/a/mel-1.npy", "d/b/mel-1.npy", "key '1'"),
+    ),
+    "float32 and float64": Refusal(
+        has={"d/a.npy": f4(3), "d/b.npy": f4(3).astype("f8")}, runs="d", code=4, says=("--dtype float64",)
+    ),
+    "gray and colour without --rank": Refusal(
+        has={"d/gray.npy": u1(3, 2), "d/rgb.npy": u1(3, 2, 3)}, runs="d", code=4, says=("--rank 3",)
+    ),
+    "images and masks in one feature": Refusal(
+        has={"d/i.npy": f4(3, 2, 3), "d/m.npy": u1(3, 2)},
+        runs="d",
+        code=4,
+        says=("expected one dtype and rank a feature: give each kind a name of its own, NAME=PATH or NAME=DIR:GLOB",),
+    ),
+    "fewer patients than folds": Refusal(
+        has={f"d/P{p}_{i}.npy": f4(2) for p in range(3) for i in range(5)},
+        runs=r"d --split 4-fold --split-by '^P\d'",
+        code=2,
+        says=("3 groups by", "too few for 4 folds"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSALS)
+def test_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, name: str) -> None:
+    refusal = REFUSALS[name]
+    put(tmp_path, refusal.has)
+    monkeypatch.chdir(tmp_path)
+    words = ("convert", *shlex.split(refusal.runs), "out")
+    command.refused(refusal.code, *refusal.says, words=words, out=tmp_path / "out")
+    assert {path.name for path in tmp_path.iterdir()} == {name.partition("/")[0] for name in refusal.has}
+
+
+# --- how it is read ---------------------------------------------------------------------------------------------------
+
+
+def test_frames_are_read_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    """Frames are numbered without zeros in front, and a video is to be read from front to back."""
+    pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, {f"v/frame_{i}.npy": np.full(2, i) for i in range(1, 101)})
+    assert "--sort natural" in command.ok("scan", "v").out
+    command.ok("convert", "v", "out", "--no-shuffle", "--sort", "natural", "--num-shards", "3")
+    for batch_size in (None, 7):
+        dataset = readers.load_dataset("out", features="array", batch_size=batch_size)
+        found = np.concatenate([np.atleast_2d(each) for each in dataset.as_numpy_iterator()])
+        assert found[:, 0].tolist() == list(range(1, 101))
+    assert [example["array"][0] for example in readers.ArraySource("out")] == list(range(1, 101))
+
+
+def test_all_folds_but_one_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    """Twelve patients with two scans each, cross-validated in four folds: three patients in each."""
+    pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, {f"d/P{p:02}_{i}.npy": np.array([p, i]) for p in range(12) for i in range(2)})
+    command.ok("convert", "d", "out", "--split", "4-fold", "--split-by", r"^P\d+")
+    patients = [{example["array"][0] for example in readers.ArraySource("out", split=f"fold{f}")} for f in range(4)]
+    assert [len(each) for each in patients] == [3, 3, 3, 3]
+    assert set.union(*patients) == set(range(12))
+    train = readers.load_dataset("out", split="fold0+fold1+fold2", features="array", batch_size=5, shuffle=True)
+    found = np.concatenate([*train.as_numpy_iterator()])
+    assert sorted(map(tuple, found.tolist())) == sorted((p, i) for p in set.union(*patients[:3]) for i in range(2))
+    assert len(readers.ArraySource("out", split="fold0+fold1+fold2")) == 18
+
+
+def test_nights_of_several_sets_are_read_as_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """A set for each month; the last is added when the others have long been converted."""
+    pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    months = ("01", "02", "03")
+    for month in months:
+        put(tmp_path, {f"{month}/{month}-{i}.npy": f4(i + 2, 3) for i in range(3)})
+        command.ok("convert", month, f"sets/{month}")
+    paths = [f"sets/{month}" for month in months]
+    keys = {f"{month}-{i}" for month in months for i in range(3)}
+    assert {example["key"] for example in readers.ArraySource(paths)} == keys
+    dataset = readers.load_dataset(paths)
+    assert len(dataset) == 9
+    for element in dataset.as_numpy_iterator():
+        key = element["key"].decode()
+        assert same(element["array"], np.load(f"{key[:2]}/{key}.npy"))
+
+
+def test_inputs_by_name_for_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    """A model of two inputs takes `({"image": …, "aux": …}, label)`."""
+    pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    put(tmp_path, {"I.npy": u1(4, 3, 3), "A.npy": f4(4, 2), "y.npy": np.arange(4)})
+    command.ok("convert", "--rows", "image=I.npy", "aux=A.npy", "y=y.npy", "out", "--no-shuffle")
+    dataset = readers.load_dataset("out", features=({"image": "image", "aux": "aux"}, "y"), batch_size=4)
+    ((inputs, label),) = dataset.as_numpy_iterator()
+    assert same(inputs["image"], np.load("I.npy"))
+    assert same(inputs["aux"], np.load("A.npy"))
+    assert label.tolist() == [0, 1, 2, 3]
