@@ -190,3 +190,10 @@ def test_what_exists_by_the_whole_name_is_a_path(here: Path) -> None:
     assert parse_sources("x=b:c:*.npy") == (Source("x", b"b:c", glob="*.npy"),)
     with pytest.raises(UsageError, match="none:x: No such file"):
         npy2tfrecord.scan("x=none:x")
+
+
+def test_globs_of_one_folder_meet_by_a_regular_expression(here: Path) -> None:
+    save(here / "data", {f"{i}_{kind}": np.full(2, i) for i in range(3) for kind in ("clean", "label")})
+    npy2tfrecord.convert(["clean=data:*_clean.npy", "label2=data:*_label.npy"], "out", key_by=r"^(\d+)_")
+    found = read_back(here / "out")
+    assert {key: set(each.arrays) for key, each in found.items()} == dict.fromkeys("012", {"clean", "label2"})
