@@ -39,6 +39,8 @@ def load_dataset(
     with_lengths: bool = False,
     normalize: bool = False,
     buckets: int | Iterable[int] | None = None,
+    window: int | None = None,
+    hop: int | None = None,
     map_fn: Callable[..., Any] | None = None,
     worker: Any = None,
     deterministic: bool | None = None,
@@ -66,6 +68,8 @@ def load_dataset(
     with_lengths: adds `NAME/length`, the size of the axis that varies (a row of sizes where several do).
     normalize: subtract the mean and divide by the deviation that --stats found.
     buckets: a number of buckets, or their boundaries: batches of arrays of similar size, for little padding.
+    window, hop: examples are windows of this size, one every `hop` (or side by side), of the axis that varies, or
+        axis 0; `start` says where each was. An array that is shorter gives none.
     map_fn: applied to single examples, before batches are made.
     worker: (index, count) or a tf.distribute.InputContext: this worker's share of the examples.
     deterministic: whether the order must be the same every time; None where a seed is given or nothing is shuffled.
@@ -80,7 +84,8 @@ def load_dataset(
     options = ReadOptions(
         features=features, batch_size=batch_size, drop_remainder=drop_remainder, shuffle=shuffle, seed=seed,
         repeat=repeat, padding=padding, padding_value=padding_value, ragged=ragged, with_lengths=with_lengths,
-        normalize=normalize, buckets=buckets, map_fn=map_fn, worker=worker, deterministic=deterministic, cache=cache,
+        normalize=normalize, buckets=buckets, window=window, hop=hop, map_fn=map_fn, worker=worker,
+        deterministic=deterministic, cache=cache,
         prefetch=prefetch, num_parallel_calls=num_parallel_calls, tune_malloc=tune_malloc,
         on_corrupt=on_corrupt,
     )  # fmt: skip
@@ -117,7 +122,7 @@ def load_dataset(
         offsets = find_offsets(selection.shards, parts, manifest.compression)
         return ShardRecords(selection.shards, parts, manifest.compression, label, decoders, offsets)
 
-    return Builder(make_stage, parts, decoders, structure, options, strategy).build()
+    return Builder(make_stage, parts, decoders, structure, options, strategy, manifest.examples).build()
 
 
 def features_used(manifest: Manifest, columns: Iterable[str]) -> list[FeatureInfo]:

@@ -100,7 +100,7 @@ def load_npy(
     def make_stage(parts: Sequence[Part]) -> NpyFiles:
         return NpyFiles(examples, parts, decoders, "label" in columns)
 
-    return Builder(make_stage, parts, decoders, structure, chosen, strategy).build()
+    return Builder(make_stage, parts, decoders, structure, chosen, strategy, manifest.examples).build()
 
 
 def _common_header(examples: Examples, info: FeatureInfo) -> int:

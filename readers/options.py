@@ -67,6 +67,8 @@ class ReadOptions:
     with_lengths: bool = False
     normalize: bool = False
     buckets: int | Iterable[int] | None = None
+    window: int | None = None
+    hop: int | None = None
     map_fn: Callable[..., Any] | None = None
     worker: Any = None
     deterministic: bool | None = None
@@ -85,6 +87,7 @@ class ReadOptions:
         self._check_batch()
         self._check_features()
         self._check_shuffle()
+        self._check_window()
         if isinstance(self.repeat, _FLAGS):
             self._check_flag("repeat", "")
         else:
@@ -166,6 +169,17 @@ class ReadOptions:
             self._check_integer("shuffle", 1, "True, False, a number of examples or a size such as '256MB'")
         if self.seed is not None:
             self._check_integer("seed", 0, "a number from 0 to 2**63 - 1")
+
+    def _check_window(self) -> None:
+        for name in ("window", "hop"):
+            if getattr(self, name) is not None:
+                self._check_integer(name, 1, "a size of 1 or more")
+        if self.window is None and self.hop is not None:
+            raise UsageError(f"hop={self.hop}: give a window too")
+        if self.window is not None and (self.ragged or self.buckets is not None):
+            raise UsageError("windows are all of one size; leave ragged and buckets out")
+        if self.window is not None and self.hop is None:
+            object.__setattr__(self, "hop", self.window)
 
     def _check_padding(self) -> None:
         values = self.padding_value.values() if isinstance(self.padding_value, Mapping) else (self.padding_value,)

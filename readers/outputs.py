@@ -9,6 +9,7 @@ from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.example import KEY, LABEL
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from readers.options import Features, ReadOptions
+from readers.windows import START
 
 LENGTH = "/length"
 
@@ -17,17 +18,21 @@ Structure = Any  # a column's name, or a tuple or a dict of structures
 
 def choose_structure(manifest: Manifest, options: ReadOptions) -> Structure:
     """An element, with the name of the column in each place: a feature, `key`, `label` or `NAME/length`."""
-    structure = name_columns(manifest, options.features)
+    structure = name_columns(manifest, options.features, options.window is not None)
     if options.with_lengths:
         varying = [info.name for info in manifest.features if None in info.shape]
         structure |= {f"{name}{LENGTH}": f"{column}{LENGTH}" for name, column in structure.items() if column in varying}
     return structure
 
 
-def name_columns(manifest: Manifest, features: Features) -> Structure:
+def name_columns(manifest: Manifest, features: Features, windows: bool = False) -> Structure:
     """The same without lengths. Raises `UsageError` for a name that is not there."""
     known = {info.name: info for info in manifest.features}
     columns = [KEY, *([LABEL] if manifest.labels is not None else []), *known]
+    if windows:
+        if START in known:
+            raise UsageError(f"window: a feature is called {START!r} already, like the place of each window")
+        columns.append(START)
     if features is None:
         return {name: name for name in columns}
     for column in columns_of(features):

@@ -22,6 +22,7 @@ from readers.pipeline.decoding import SHAPE, Decoder, decode, decode_one, length
 from readers.pipeline.padding import pad_batches
 from readers.pipeline.strategy import READ_AHEAD_BYTES, SORTED_BATCHES, Kind, Strategy
 from readers.splits import Part
+from readers.windows import START, choose_axes, count_windows
 
 Block = Any  # a tensor of n records, or a dict of tensors of n sources
 
@@ -53,6 +54,7 @@ class Builder:
         structure: Structure,
         options: ReadOptions,
         strategy: Strategy,
+        data_set_examples: int,
     ) -> None:
         self.make_stage = make_stage
         self.parts = parts
@@ -61,6 +63,15 @@ class Builder:
         self.options = options
         self.strategy = strategy
         self.examples = sum(part.count for part in parts)
+        self.count: int | None = self.examples  # of what the caller calls an example
+        self.axes: dict[str, int] = {}
+        if options.window is not None and options.hop is not None:
+            infos = [decoder.info for decoder in decoders]
+            self.axes = choose_axes(infos)
+            cut = next(info for info in infos if info.name in self.axes)
+            everything = self.examples == data_set_examples
+            size = options.window, options.hop
+            self.count = count_windows(cut, self.axes[cut.name], *size, self.examples, everything)
 
     def build(self) -> tf.data.Dataset:
         options, kind = self.options, self.strategy.kind
@@ -141,11 +152,46 @@ class Builder:
         )
 
     def _elements(self, then: Then | None = None) -> tf.data.Dataset:
-        """Single records, shuffled."""
+        """Single records, shuffled (unless it is windows of them that will be)."""
         dataset = self._cached(self._blocks(then or _as_it_is)).unbatch()
-        if self.strategy.shuffle:
-            dataset = dataset.shuffle(self.strategy.shuffle, seed=self.options.seed, reshuffle_each_iteration=True)
-        return dataset
+        return dataset if self.axes else self._shuffled(dataset)
+
+    def _shuffled(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        if not self.strategy.shuffle:
+            return dataset
+        return dataset.shuffle(self.strategy.shuffle, seed=self.options.seed, reshuffle_each_iteration=True)
+
+    def _windows(self) -> tf.data.Dataset:
+        """Every example's windows, one behind the other, or shuffled."""
+        stage, window, hop = self.make_stage(self.parts[:1]), self.options.window, self.options.hop
+        assert window is not None
+        assert hop is not None
+
+        def decode_columns(record: Block) -> dict[str, tf.Tensor]:
+            block = tf.nest.map_structure(lambda value: value[tf.newaxis], record)
+            return self._values(stage.columns(block), decode_one, lambda value: value[0])
+
+        def cut(example: dict[str, tf.Tensor]) -> tf.data.Dataset:
+            sizes = [tf.shape(example[name], tf.int64)[axis] for name, axis in self.axes.items() if name in example]
+            tf.raw_ops.Assert(
+                condition=tf.reduce_all(tf.equal(sizes, sizes[0])),
+                data=["features cut into windows differ in size, in example", example["key"], *sizes],
+                summarize=1,
+            )
+            last = tf.maximum(sizes[0] - window + 1, 0)
+            return tf.data.Dataset.range(0, last, hop).map(_plain(lambda start: pick(example, start)))
+
+        def pick(example: dict[str, tf.Tensor], start: tf.Tensor) -> Structure:
+            values = example | {START: start}
+            for name, axis in self.axes.items():
+                before = tf.zeros([axis], tf.int64)
+                begin = tf.concat([before, [start], tf.zeros([values[name].shape.rank - axis - 1], tf.int64)], 0)
+                size = [-1 if i != axis else window for i in range(values[name].shape.rank)]
+                shape = [window if i == axis else n for i, n in enumerate(values[name].shape)]
+                values[name] = tf.ensure_shape(tf.slice(values[name], begin, tf.constant(size, tf.int64)), shape)
+            return fill(self.structure, values)
+
+        return self._shuffled(self._map(self._elements(), decode_columns).flat_map(_plain(cut)))
 
     def _stream(self) -> tf.data.Dataset:
         options = self.options
@@ -198,7 +244,9 @@ class Builder:
 
     def _examples(self) -> tf.data.Dataset:
         options = self.options
-        if self.strategy.decode_blocks:
+        if self.axes:
+            dataset = self._windows()
+        elif self.strategy.decode_blocks:
             dataset = self._cached(self._blocks(self._decode_block)).unbatch()
         elif self.strategy.block == 1 and not options.shuffle:
             dataset = self._cached(self._lanes(1, False, self._decode_single))
@@ -240,15 +288,27 @@ class Builder:
         decode: Callable[..., Any],
         pick: Callable[[tf.Tensor], tf.Tensor] = lambda value: value,
     ) -> Structure:
+        return fill(self.structure, self._values(columns, decode, pick))
+
+    def _values(
+        self,
+        columns: Mapping[str, tf.Tensor],
+        decode: Callable[..., Any],
+        pick: Callable[[tf.Tensor], tf.Tensor],
+    ) -> dict[str, Any]:
         values = {}
-        for column in columns_of(self.structure):
+        wanted = columns_of(self.structure)
+        if self.axes:  # an error names the key; where each window is shows only when it is cut
+            wanted = [*{**dict.fromkeys(wanted), "key": None, **dict.fromkeys(self.axes)}]
+            wanted = [column for column in wanted if column != START]
+        for column in wanted:
             if column in self.decoders:
                 values[column] = decode(self.decoders[column], columns)
             elif column.endswith(LENGTH):
                 values[column] = pick(lengths(self.decoders[column.removesuffix(LENGTH)], columns))
             else:
                 values[column] = pick(columns[column])
-        return fill(self.structure, values)
+        return values
 
     # --- around it -------------------------------------------------------------------------------
 
@@ -261,7 +321,9 @@ class Builder:
         options = self.options
         if options.buckets is not None:
             return dataset  # how many batches the buckets make shows only as they fill
-        count = self.examples
+        count = self.count
+        if count is None:
+            return dataset  # how many windows there are shows only as they are cut
         if isinstance(options.batch_size, int):
             count = count // options.batch_size if options.drop_remainder else -(-count // options.batch_size)
         return dataset.apply(tf.data.experimental.assert_cardinality(count))

@@ -14,6 +14,7 @@ from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.syscalls import usable_cores
 from readers.options import AUTOTUNE, ReadOptions
+from readers.windows import choose_axes
 
 MAX_LANES = 16  # shards read at the same time; fixed, so that the order does not depend on the machine
 LEAST_PIECES = 4  # that a data set is cut into to be shuffled, where there is so much
@@ -81,6 +82,17 @@ def largest_bytes(info: FeatureInfo) -> int:
     return math.prod(info.max_shape) * dtype_from_name(info.dtype).itemsize
 
 
+def window_bytes(features: Sequence[FeatureInfo], window: int) -> int:
+    """Bytes of the largest example of windows."""
+    axes = choose_axes(features)
+    sizes = (
+        math.prod(window if axes.get(info.name) == axis else size for axis, size in enumerate(info.max_shape))
+        * dtype_from_name(info.dtype).itemsize
+        for info in features
+    )
+    return max(1, sum(sizes))
+
+
 def choose(
     features: Sequence[FeatureInfo],
     example_bytes: float,
@@ -103,7 +115,9 @@ def choose(
     parallel = options.num_parallel_calls if options.num_parallel_calls != AUTOTUNE else min(2 * cpus, MAX_LANES)
     most = min(SHUFFLE_EXAMPLES, max(SHUFFLE_LEAST, SHUFFLE_SHARDS * examples // max(parts, 1)))
     shuffle = options.shuffle_examples(example_bytes, SHUFFLE_BYTES, most)
-    by_example = options.batch_size is None or options.map_fn is not None
+    if options.window is not None:  # they are what is shuffled, and not larger than an example
+        shuffle = options.shuffle_examples(window_bytes(features, options.window), SHUFFLE_BYTES, SHUFFLE_EXAMPLES)
+    by_example = options.batch_size is None or options.map_fn is not None or options.window is not None
     if by_example or (large and not options.ragged and options.buckets is None):
         kind = Kind.EXAMPLES
     elif shuffle or options.buckets is not None:
