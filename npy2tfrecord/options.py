@@ -99,6 +99,11 @@ def _parse_patterns(value: Any, option: str) -> tuple[str, ...]:
     return patterns
 
 
+def _parse_paths(value: Any, option: str) -> tuple[str, ...]:
+    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+    return tuple(parse_path(each, option) for each in (value if several else [value]))
+
+
 def _parse_regex(value: Any, option: str) -> str:
     text = parse_text(value, option)
     try:
@@ -146,6 +151,7 @@ _PARSERS: dict[str, _Parser] = {
     "exclude": _parse_patterns,
     "files_from": _optional(parse_path),
     "follow_symlinks": parse_flag,
+    "not_in": _parse_paths,
     "on_error": _one_of("fail", "skip"),
     "rows": parse_flag,
     "group_by_suffix": parse_flag,
@@ -237,6 +243,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     files_from: str | None = None
     follow_symlinks: bool = False
+    not_in: tuple[str, ...] = ()  # data sets whose keys are left out
     on_error: str = "fail"
     # what an example is
     rows: bool = False
@@ -287,6 +294,11 @@ class Options:
             raise UsageError(
                 f"labels {self.labels!r}: an array has labels by number of row, and goes with rows; without rows, give"
                 " a table, a CSV file with the columns key and label"
+            )
+        if self.not_in and self.folds:
+            raise UsageError(
+                f"split {self.split!r} and not_in: folds depend on all examples, and those of the earlier sets are not"
+                " divided again; expected fractions such as 'train=0.9,val=0.1', 'dirs' or a table"
             )
         if self.scheduler is not None and self.backend != "dask":
             raise UsageError("a scheduler's address goes with backend 'dask'")

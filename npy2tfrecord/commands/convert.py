@@ -23,6 +23,7 @@ DESCRIPTION = "Convert .npy and .npz files to sharded TFRecords. Run it again to
 # Keywords of `npy2tfrecord.convert` that are options here.
 OPTIONS = (
     *SELECTION_OPTIONS,
+    "not_in",
     *EXAMPLE_OPTIONS,
     *("missing", "labels", "label_by", "key_by", "dtype", "stats"),
     *("split", "split_by", "shard_size", "num_shards", "shuffle", "seed", "compression"),
@@ -40,6 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_selection(parser)
+    parser.add_argument(
+        "--not-in",
+        metavar="SET",
+        action="append",
+        help="only sources whose keys this data set lacks; may be repeated",
+    )
     group = parser.add_argument_group("features and labels")
     add = group.add_argument
     add("--missing", choices=("fail", "skip"), help="what to do with a key that a named source lacks (fail)")
@@ -91,6 +98,8 @@ def run(arguments: argparse.Namespace) -> int:
         manifest = conversion.run(dry_run=arguments.dry_run)
     if arguments.json:
         print(json.dumps(manifest.to_json() | {"passed_over": dict(conversion.passed_over)}, indent=1))
+    elif not manifest.examples:
+        print(f"{display(out)}: nothing new, and nothing written")
     elif conversion.was_complete:
         count = text.count_text(manifest.examples, "example")
         shards = text.count_text(len(manifest.shards), "shard")
@@ -104,4 +113,6 @@ def run(arguments: argparse.Namespace) -> int:
             print("\n" + text.passed_over_text(conversion.passed_over))
         if not arguments.dry_run:
             print("\n" + text.reading_text(manifest, out))
+    if conversion.known is not None and not arguments.json:
+        print(text.known_text(conversion.known))
     return 3 if manifest.skipped else 0

@@ -15,6 +15,7 @@ from npy2tfrecord.formats.manifest import FILE_NAME, FeatureInfo, Histogram, Man
 
 if TYPE_CHECKING:
     from npy2tfrecord.conversion.surveyor import ScanReport
+    from npy2tfrecord.planning.examples import Known
 
 _COLUMNS = 80
 _BAR_WIDTH = 40
@@ -182,6 +183,15 @@ def passed_over_text(counts: Mapping[str, int]) -> str:
     kinds = [f"{count:,} {kind}" for kind, count in counts.items()]
     others = sum([*counts.values()][_SHOWN_KINDS:])
     return "Passed over: " + ", ".join(kinds[:_SHOWN_KINDS] + [f"{others:,} others"] * bool(others))
+
+
+def known_text(known: Known) -> str:
+    """What the sets of `--not-in` hold, and what has become of it."""
+    changed = f"{count_text(known.changed, 'source')} {'has' if known.changed == 1 else 'have'} another size now"
+    return (
+        f"Left out: {count_text(known.examples, 'example')} that the earlier sets hold; {changed},"
+        f" {count_text(known.gone, 'key')} {'has' if known.gone == 1 else 'have'} no source any more"
+    )
 
 
 def skipped_text(skipped: Sequence[Skipped], where: str) -> str:

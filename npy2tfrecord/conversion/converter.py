@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from npy2tfrecord import __version__
 from npy2tfrecord.conversion.dispatcher import write_all
-from npy2tfrecord.conversion.finish import make_manifest, planned_entries, repaired_manifest
+from npy2tfrecord.conversion.finish import make_manifest, nothing_new, planned_entries, repaired_manifest
 from npy2tfrecord.conversion.resume import (
     Entries,
     check_begun,
@@ -26,7 +26,9 @@ from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_path, parse_sources
+from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Path, Sources, anchored, parse_path, parse_sources
+from npy2tfrecord.planning.earlier_sets import EarlierSets
+from npy2tfrecord.planning.examples import Known
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Plan
@@ -62,6 +64,7 @@ def convert(
     exclude: str | Sequence[str] = (),
     files_from: str | os.PathLike[str] | None = None,
     follow_symlinks: bool = False,
+    not_in: Path | Sequence[Path] = (),
     on_error: str = "fail",
     rows: bool = False,
     group_by_suffix: bool = False,
@@ -99,6 +102,8 @@ def convert(
     include, exclude: globs as in gitignore: only files that match, no files or directories that match.
     files_from: a file that lists the files to take, below each source.
     follow_symlinks: search directories behind symbolic links too.
+    not_in: data sets: only sources whose keys these lack are converted. Where nothing is new, nothing is written, and
+        the manifest has no examples.
     on_error: 'fail' at the first bad source, or 'skip' bad sources and list them in the manifest.
     rows: every row along axis 0 is an example.
     group_by_suffix: `0001.image.npy` and `0001.mask.npy` are features of example `0001`.
@@ -132,12 +137,13 @@ def convert(
     fails, `ConflictError` where other data or another run is in `out`, `WorkerError` where a worker process keeps
     dying, and `ClusterError` where the Dask cluster is gone; see `npy2tfrecord.errors`.
     """
-    # Options brings these five to the types of its fields.
+    # Options brings these six to the types of its fields.
     options = Options(
         include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
         void_dtype=void_dtype,  # type: ignore[arg-type]
-        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
-        missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, stats=stats, split=split, split_by=split_by,
+        not_in=not_in,  # type: ignore[arg-type]
+        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix, missing=missing,
+        label_by=label_by, key_by=key_by, dtype=dtype, stats=stats, split=split, split_by=split_by,
         shard_size=shard_size, num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync,
         read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
     )  # fmt: skip
@@ -166,6 +172,7 @@ class Conversion:
         self.progress = progress
         self.was_complete = False
         self.passed_over: Mapping[str, int] = {}  # how many files of which kind are no sources
+        self.known: Known | None = None  # what the sets of `not_in` hold
         self._files = 0, 0  # found, scanned
         if not pool.is_local(options.backend):
             out = os.path.abspath(out)
@@ -184,7 +191,7 @@ class Conversion:
             workspace.check_own()
         batches: Iterable[Batch] = find(self.sources, self.options)
         earlier = None if self.overwrite else workspace.found_manifest()
-        if earlier is not None:
+        if earlier is not None and not self.options.not_in:
             batches = list(batches)  # the names show a complete data set, unless files have its labels or splits
             found = collect(batches)
             self.passed_over = passed_over(found)
@@ -198,6 +205,8 @@ class Conversion:
             if not self._lost(earlier, damaged):
                 return self._complete(earlier)
             check_repairable(workspace.out, earlier)
+        if not len(planned.examples):
+            return nothing_new(planned, fingerprint, self.options, self._base)
         if dry_run:
             return make_manifest(planned, planned_entries(planned), fingerprint, self.options, self._base)
         with self._workspace_taken():
@@ -227,8 +236,11 @@ class Conversion:
         """The plan for the files found and those that are still being found, and the sources' fingerprint."""
         scanned = survey(batches, self.options, self._report_files)
         self.passed_over = passed_over(scanned.found)
-        planned = plan(join(scanned, self.options), self.options)
-        return planned, Fingerprint.of_files(scanned.found).with_plan(planned)
+        earlier = EarlierSets(self.options.not_in) if self.options.not_in else None
+        planned = plan(join(scanned, self.options), self.options, earlier)
+        self.known = planned.examples.known
+        found = scanned.found if earlier is None else earlier.without_known(scanned.found)
+        return planned, Fingerprint.of_files(found).with_plan(planned)
 
     def _check_same(self, there: Manifest, fingerprint: Fingerprint) -> None:
         check_same(self.workspace.out, there.options, there.sources, self.options, fingerprint)
