@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import os
@@ -15,7 +16,7 @@ import numpy as np
 
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.example import KEY
-from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN
+from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN, Hash
 from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.paths import local_path
 
@@ -24,6 +25,7 @@ DEFAULT_SPLIT = "train"
 DEFAULT_SHARD_SIZE = 128 * 10**6
 MAX_JOBS = 2**20
 MAX_FOLDS = 1000
+MAX_PARTS = 99_999  # of a conversion: five digits of a file's name
 LOCAL_BACKENDS = ("loky", "multiprocessing", "threading", "sequential")  # joblib's own, on this machine
 
 _UNITS = {"": 1, "b": 1}
@@ -129,6 +131,19 @@ def _parse_jobs(value: Any, option: str) -> int:
 _Parser = Callable[[Any, str], Any]
 
 
+def _parse_part(value: Any, option: str) -> tuple[int, int]:
+    """The number of a part, from 1, and how many there are."""
+    expected = f"expected I/N, such as 3/16: the third of 16 parts; at most {MAX_PARTS}"
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)):
+        value = int(match[1]), int(match[2])
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise UsageError(f"{option} {value!r}: {expected}")
+    number, count = (parse_integer(each, option, 0, 10**9) for each in value)
+    if not 1 <= number <= count <= MAX_PARTS:
+        raise UsageError(f"{option} {number}/{count}: {expected}")
+    return number, count
+
+
 def _number(least: int, most: int) -> _Parser:
     return lambda value, option: parse_integer(value, option, least, most)
 
@@ -168,6 +183,7 @@ _PARSERS: dict[str, _Parser] = {
     "stats": parse_flag,
     "read_back": parse_flag,
     "fsync": parse_flag,
+    "part": _optional(_parse_part),
     "jobs": _optional(_parse_jobs),
     "backend": parse_text,
     "scheduler": _optional(parse_text),
@@ -267,6 +283,7 @@ class Options:
     read_back: bool = False
     fsync: bool = True
     # workers
+    part: str | tuple[int, int] | None = None  # a tuple, once it is parsed
     jobs: int | None = None
     backend: str = "loky"
     scheduler: str | None = None
@@ -309,6 +326,13 @@ class Options:
     def has_label_array(self) -> bool:
         """Whether the labels are in a `.npy` file, by number of row."""
         return self.labels is not None and self.labels.lower().endswith(".npy")
+
+    def scan_identity(self, sources: Iterable[tuple[str | None, bytes]], version: str) -> str:
+        """What a scan depends on besides the files themselves, as a hash: only with the same can it be shared."""
+        names = ("include", "exclude", "files_from", "follow_symlinks", "on_error")
+        chosen = [getattr(self, name) for name in (*names, "rows", "group_by_suffix", "void_dtype")]
+        paths = [(name, os.fsdecode(path), os.fsdecode(os.path.abspath(path))) for name, path in sources]
+        return str(Hash(json.dumps([version, paths, chosen]).encode()).hexdigest())
 
     def shaping(self) -> dict[str, Any]:
         """The options that change what is written, as the manifest records them."""

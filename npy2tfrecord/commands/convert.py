@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from npy2tfrecord.commands.arguments import (
     EXAMPLE_OPTIONS,
@@ -27,7 +28,7 @@ OPTIONS = (
     *EXAMPLE_OPTIONS,
     *("missing", "labels", "label_by", "key_by", "dtype", "stats"),
     *("split", "split_by", "shard_size", "num_shards", "shuffle", "seed", "compression"),
-    *("fsync", "read_back"),
+    *("fsync", "read_back", "part"),
     *RUNNING_OPTIONS,
 )
 
@@ -74,6 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", metavar="N", type=int, help="seed of the order and the splits (0)")
     add("--compression", choices=("none", "gzip", "zlib"), help="compress whole shards; TensorFlow reads both (none)")
     add_running(parser)
+    parser.add_argument("--part", metavar="I/N", help="write every N-th shard only, beside runs of the other parts")
     add = parser.add_argument
     add("--dry-run", action="store_true", default=False, help="show what would be written")
     add("--overwrite", action="store_true", default=False, help="replace the data set that is in OUT")
@@ -97,7 +99,12 @@ def run(arguments: argparse.Namespace) -> int:
         conversion = Conversion(arguments.sources, out, options, overwrite=arguments.overwrite, progress=progress)
         manifest = conversion.run(dry_run=arguments.dry_run)
     if arguments.json:
-        print(json.dumps(manifest.to_json() | {"passed_over": dict(conversion.passed_over)}, indent=1))
+        more: dict[str, Any] = {"passed_over": dict(conversion.passed_over)}
+        if conversion.unfinished_parts is not None:
+            more["unfinished_parts"] = list(conversion.unfinished_parts[0])
+        print(json.dumps(manifest.to_json() | more, indent=1))
+    elif options.part is not None and not conversion.was_complete and not arguments.dry_run:
+        print(f"{display(out)}: part {arguments.part} is done, {text.part_text(manifest)}")
     elif not manifest.examples:
         print(f"{display(out)}: nothing new, and nothing written")
     elif conversion.was_complete:
@@ -109,6 +116,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         did = "Would write to" if arguments.dry_run else "Wrote"
         print(text.manifest_text(manifest, f"{did} {display(out)}"))
+        if conversion.unfinished_parts is not None:
+            print("\n" + text.unfinished_parts_text(*conversion.unfinished_parts))
         if conversion.passed_over:
             print("\n" + text.passed_over_text(conversion.passed_over))
         if not arguments.dry_run:

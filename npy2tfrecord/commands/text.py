@@ -194,6 +194,18 @@ def known_text(known: Known) -> str:
     )
 
 
+def part_text(manifest: Manifest) -> str:
+    """What a part has written."""
+    shards, examples = count_text(len(manifest.shards), "shard"), count_text(manifest.examples, "example")
+    return f"{examples} in {shards}; run without --part when all parts are done"
+
+
+def unfinished_parts_text(parts: tuple[int, ...], count: int) -> str:
+    """Which parts had shards missing, which the last run wrote itself."""
+    shown = ", ".join(map(str, parts[:_SHOWN_SKIPPED])) + ", ..." * (len(parts) > _SHOWN_SKIPPED)
+    return f"Not finished, and written by this run: part {shown} of {count}"
+
+
 def skipped_text(skipped: Sequence[Skipped], where: str) -> str:
     """The first few skipped sources with reasons, and where all are listed."""
     lines = [f"Skipped {count_text(len(skipped), 'source')}:"]

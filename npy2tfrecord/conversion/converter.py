@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from npy2tfrecord import __version__
 from npy2tfrecord.conversion.dispatcher import write_all
-from npy2tfrecord.conversion.finish import make_manifest, nothing_new, planned_entries, repaired_manifest
+from npy2tfrecord.conversion.finish import make_manifest, nothing_new, part_manifest, planned_entries, repaired_manifest
 from npy2tfrecord.conversion.resume import (
     Entries,
     check_begun,
@@ -20,9 +21,10 @@ from npy2tfrecord.conversion.resume import (
     kept_shards,
     lost_shards,
 )
+from npy2tfrecord.conversion.shared_scan import shared_scan
 from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.conversion.workspace import Workspace
-from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError
+from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError, UsageError, display
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
@@ -34,6 +36,7 @@ from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.planner import plan
 from npy2tfrecord.sources.finder import Batch, collect, find, passed_over
+from npy2tfrecord.sources.scanner import Scan
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
 _BYTES_FOR_PROCESSES = 48 * 10**6  # below, starting worker processes takes longer than doing it here
@@ -84,6 +87,7 @@ def convert(
     compression: str = "none",
     fsync: bool = True,
     read_back: bool = False,
+    part: str | tuple[int, int] | None = None,
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
@@ -126,6 +130,9 @@ def convert(
     compression: 'none', 'gzip' or 'zlib', of whole shards.
     fsync: wait until the disk has the data.
     read_back: read each shard back from the disk before it counts as written.
+    part: 'I/N', such as '3/16', or a tuple: write every N-th shard only, from the I-th on, beside the runs of other
+        parts. The manifest returned has the shards of the part alone. A call without it, when all parts are done,
+        writes the manifest of the whole.
     jobs: worker processes; None for one per core.
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
@@ -145,7 +152,7 @@ def convert(
         follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix, missing=missing,
         label_by=label_by, key_by=key_by, dtype=dtype, stats=stats, split=split, split_by=split_by,
         shard_size=shard_size, num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync,
-        read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
+        read_back=read_back, part=part, jobs=jobs, backend=backend, scheduler=scheduler,
     )  # fmt: skip
     converting = Conversion(sources, parse_path(out, "out"), options, overwrite=overwrite, progress=progress)
     return converting.run(dry_run=dry_run)
@@ -176,7 +183,11 @@ class Conversion:
         self._files = 0, 0  # found, scanned
         if not pool.is_local(options.backend):
             out = os.path.abspath(out)
-        self.workspace = Workspace(out, sync=options.fsync)
+        if overwrite and options.part is not None:
+            raise UsageError("part and overwrite: parts would remove one another's shards; overwrite without part")
+        self._part: tuple[int, int] | None = options.part  # type: ignore[assignment]  # it is parsed
+        self.unfinished_parts: tuple[tuple[int, ...], int] | None = None  # which had to be finished here, of how many
+        self.workspace = Workspace(out, sync=options.fsync, part=self._part)
 
     def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
@@ -199,16 +210,24 @@ class Conversion:
             knows_all = self.options.labels in (None, "dirs") and self.options.split_table is None
             if knows_all and not self._lost(earlier, damaged):
                 return self._complete(earlier)
+        if earlier is None and self._part is not None and not dry_run:
+            return self._run_part(batches, damaged)
         planned, fingerprint = self._plan(batches)
         if earlier is not None:
             self._check_same(earlier, fingerprint)
             if not self._lost(earlier, damaged):
                 return self._complete(earlier)
             check_repairable(workspace.out, earlier)
+            if self._part is not None:
+                raise UsageError(f"{display(workspace.out)} is finished and has lost shards since: run without part")
         if not len(planned.examples):
             return nothing_new(planned, fingerprint, self.options, self._base)
         if dry_run:
-            return make_manifest(planned, planned_entries(planned), fingerprint, self.options, self._base)
+            whole = planned_entries(planned)
+            if self._part is not None:
+                mine = {file: whole[file] for file in planned.files_of_part(*self._part)}
+                return part_manifest(planned, mine, fingerprint, self.options, self._base)
+            return make_manifest(planned, whole, fingerprint, self.options, self._base)
         with self._workspace_taken():
             if earlier is None and not self.overwrite and (other := workspace.found_manifest()):
                 self._check_same(other, fingerprint)  # another run was faster
@@ -224,6 +243,36 @@ class Conversion:
             workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()})
             return made
 
+    def _run_part(self, batches: Iterable[Batch], damaged: frozenset[str]) -> Manifest:
+        """Write the shards of one part, beside other parts; returns their manifest."""
+        workspace = self.workspace
+        with self._workspace_taken():
+            if not workspace.is_finished:
+                try:
+                    return self._write_part(batches)
+                except UnstableError:
+                    workspace.forget_scan()  # it may be older than the sources
+                    raise
+        return self._run(False, damaged)  # the last run has finished the set meanwhile
+
+    def _write_part(self, batches: Iterable[Batch]) -> Manifest:
+        def scan(beat: Callable[[], None]) -> Scan:
+            def report(found: int, scanned: int) -> None:
+                beat()
+                self._report_files(found, scanned)
+
+            return survey(batches, self.options, report)
+
+        identity = self.options.scan_identity(self.sources, __version__)
+        tick = partial(self._report_files, 0, 0)
+        planned, fingerprint = self._plan_scan(shared_scan(self.workspace, identity, self.options, scan, tick))
+        if not len(planned.examples):
+            self.workspace.abandon()
+            return nothing_new(planned, fingerprint, self.options, self._base)
+        self._begin_or_resume(planned, fingerprint)
+        entries = self._write_shards(planned, None, frozenset())
+        return part_manifest(planned, entries, fingerprint, self.options, self._base)
+
     def plan_like(self, manifest: Manifest) -> Plan:
         """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
         planned, fingerprint = self._plan(find(self.sources, self.options))
@@ -234,7 +283,9 @@ class Conversion:
 
     def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, Fingerprint]:
         """The plan for the files found and those that are still being found, and the sources' fingerprint."""
-        scanned = survey(batches, self.options, self._report_files)
+        return self._plan_scan(survey(batches, self.options, self._report_files))
+
+    def _plan_scan(self, scanned: Scan) -> tuple[Plan, Fingerprint]:
         self.passed_over = passed_over(scanned.found)
         earlier = EarlierSets(self.options.not_in) if self.options.not_in else None
         planned = plan(join(scanned, self.options), self.options, earlier)
@@ -297,10 +348,16 @@ class Conversion:
         workspace, options = self.workspace, self.options
         before = {shard.file: shard for shard in earlier.shards} if earlier else {}
         written = workspace.entries() if earlier is None else {f: ShardEntry.of(s) for f, s in before.items()}
-        candidates = {file: entry for file, entry in written.items() if file not in damaged}
-        entries = kept_shards(workspace.out, planned, candidates, options, self._jobs)
         sizes = planned.shard_sizes()
+        if self._part is not None:
+            sizes = {file: sizes[file] for file in planned.files_of_part(*self._part)}
+        candidates = {file: entry for file, entry in written.items() if file not in damaged and file in sizes}
+        entries = kept_shards(workspace.out, planned, candidates, options, self._jobs)
         missing = sizes.keys() - entries.keys()
+        if missing and self._part is None and len(counts := workspace.part_counts()) == 1:
+            (count,) = counts
+            numbers = {i % count + 1 for i, file in enumerate(planned.files) if file in missing}
+            self.unfinished_parts = tuple(sorted(numbers)), count
         size = sum(sizes[file] for file in missing)
         if options.compression == "none":
             workspace.check_space(size + _BESIDE_BYTES * len(planned.record_sizes))

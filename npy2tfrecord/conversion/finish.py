@@ -64,6 +64,15 @@ def make_manifest(
     )
 
 
+def part_manifest(
+    planned: Plan, entries: Mapping[str, ShardEntry], fingerprint: Fingerprint, options: Options, base: str
+) -> Manifest:
+    """The manifest of the shards in `entries` alone. The features are those of the whole plan."""
+    made = make_manifest(planned, planned_entries(planned) | dict(entries), fingerprint, options, base)
+    splits = {split: tuple(s for s in shards if s.file in entries) for split, shards in made.splits.items()}
+    return replace(made, splits={split: shards for split, shards in splits.items() if shards}, label_counts={})
+
+
 def nothing_new(planned: Plan, fingerprint: Fingerprint, options: Options, base: str) -> Manifest:
     """The manifest of an addition without examples: earlier data sets hold them all. It is not to be written."""
     skipped = planned.examples.skipped
