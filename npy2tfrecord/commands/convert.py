@@ -26,8 +26,8 @@ OPTIONS = (
     *SELECTION_OPTIONS,
     "not_in",
     *EXAMPLE_OPTIONS,
-    *("missing", "labels", "label_by", "key_by", "dtype", "stats"),
-    *("split", "split_by", "shard_size", "num_shards", "shuffle", "seed", "compression"),
+    *("missing", "labels", "label_by", "key_by", "stats"),
+    *("split", "split_by", "shard_size", "num_shards", "sort", "shuffle", "seed", "compression"),
     *("fsync", "read_back", "part"),
     *RUNNING_OPTIONS,
 )
@@ -59,7 +59,6 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         help="what it finds in the path below the source is the key; may be repeated",
     )
-    add("--dtype", metavar="[NAME:]DTYPE", action="append", help="cast while writing; may be repeated")
     add("--stats", action="store_true", help="record minimum, maximum, mean, deviation, NaN and infinity counts")
     group = parser.add_argument_group("splits and shards")
     add = group.add_argument
@@ -71,6 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--split-by", metavar="REGEX", help="keys in which it finds the same text go to one split together")
     add("--shard-size", metavar="SIZE", help="approximate size of a shard: kB MB GB, KiB MiB GiB (128MB)")
     add("--num-shards", metavar="N", type=int, help="shards per split; never more than there are examples")
+    add("--sort", choices=("bytes", "natural"), help="order of the keys; natural: frame_2 before frame_10 (bytes)")
     add("--no-shuffle", dest="shuffle", action="store_false", help="keep the examples in the order of their keys")
     add("--seed", metavar="N", type=int, help="seed of the order and the splits (0)")
     add("--compression", choices=("none", "gzip", "zlib"), help="compress whole shards; TensorFlow reads both (none)")

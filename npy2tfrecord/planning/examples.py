@@ -113,6 +113,9 @@ class Examples:
         names = np.fromiter(map(len, table.files.names), dtype=np.int64, count=len(table.files))
         dirs = np.fromiter(map(len, table.files.dir_keys), dtype=np.int64, count=len(table.files.dir_keys))
         sizes = names[table.file_ids] + dirs[table.dir_ids[table.file_ids]] - len(table.suffix)
+        if table.key_members is not None:
+            inside = (len(os.fsencode(member.name)) + 1 for member in table.key_members)
+            sizes = sizes + np.fromiter(inside, dtype=np.int64, count=len(table))
         return self._with_rows(np.asarray(sizes[self.sources[0]]))
 
     def _with_rows(self, sizes: np.ndarray) -> np.ndarray:

@@ -30,7 +30,7 @@ from npy2tfrecord.formats.npz import Member
 from npy2tfrecord.options import Options
 from npy2tfrecord.sources.finder import Found, FoundByFeature
 from npy2tfrecord.sources.headers import with_void_dtype
-from npy2tfrecord.sources.scanner import Scan
+from npy2tfrecord.sources.scanner import Scan, with_rank
 from npy2tfrecord.sources.table import FileSet, SourceTable
 
 _MAGIC = b"npyscan1"
@@ -53,6 +53,7 @@ def encode_scan(scan: Scan, identity: str) -> bytes:
             {
                 "feature": name,
                 "files": numbers,
+                "members": list(each.members.items()),
                 "single_file": each.single_file,
                 "problems": _encode_problems(each.problems),
                 "passed_over": dict(each.passed_over),
@@ -82,6 +83,7 @@ def encode_scan(scan: Scan, identity: str) -> bytes:
                 "headers": columns.add_names([header.raw for header in table.headers]),
                 "suffix": os.fsdecode(table.suffix),
                 "members": None if table.members is None else [astuple(member) for member in table.members],
+                "members_are_examples": table.members_are_examples,
                 "single_file": table.single_file,
             }
             for table in scan.tables
@@ -111,6 +113,7 @@ def decode_scan(data: bytes, identity: str, options: Options) -> Scan | None:
             each["feature"]: Found(
                 npy=sets[each["files"][0]],
                 npz=sets[each["files"][1]],
+                members={int(file): str(member) for file, member in each["members"]},
                 single_file=bool(each["single_file"]),
                 problems=_decode_problems(each["problems"]),
                 passed_over=Counter({str(kind): int(count) for kind, count in each["passed_over"].items()}),
@@ -194,7 +197,7 @@ def _decode_table(
             raise ValueError("a source without its file or header")
     if members is not None and len(members) != len(stamps):
         raise ValueError("a source without its member")
-    return SourceTable(
+    table = SourceTable(
         feature=described["feature"],
         files=files,
         file_ids=file_ids.astype(np.int64),
@@ -204,8 +207,10 @@ def _decode_table(
         stamps=stamps.astype(np.int64),
         suffix=os.fsencode(described["suffix"]),
         members=None if members is None else [_decode_member(member) for member in members],
+        members_are_examples=bool(described["members_are_examples"]),
         single_file=bool(described["single_file"]),
     )
+    return with_rank(table, options)
 
 
 def _decode_member(fields: list[Any]) -> Member:

@@ -174,7 +174,7 @@ def test_other_numbers_are_targets(folders: Path, tmp_path: Path, command: Comma
     file, out = by_key(tmp_path / "l.csv", ["1", "1.5", "1e-3", "-.25", "16777217"]), tmp_path / "out"
     made = npy2tfrecord.convert(folders, out, labels=file, split="train=0.5,val=0.5", compression="none")
     assert (made.labels, made.label_dtype, made.label_counts) == ((), "float32", {})
-    assert manifest.load(out) == made
+    assert manifest_parsing.load(out) == made
     assert json.loads((out / "manifest.json").read_text())["labels"] == {"dtype": "float32", "classes": []}
     expected = dict(zip(KEYS, np.float32([1, 1.5, 1e-3, -0.25, 16777216]).tolist(), strict=True))
     assert labels_of(out) == expected
@@ -197,10 +197,10 @@ def test_a_label_of_another_kind_than_the_manifest_says_is_damage(folders: Path,
         npy2tfrecord.verify(tmp_path / "out")
     document = made.to_json() | {"labels": {"dtype": "float32", "classes": ["a"]}}
     with pytest.raises(DamageError, match=r"labels\.classes"):
-        manifest.decode(json.dumps(document).encode())
+        manifest_parsing.decode(json.dumps(document).encode())
     document["labels"] = {"dtype": "float64", "classes": []}
     with pytest.raises(DamageError, match=r"labels\.dtype"):
-        manifest.decode(json.dumps(document).encode())
+        manifest_parsing.decode(json.dumps(document).encode())
 
 
 MIXED = {
@@ -471,7 +471,7 @@ def test_an_array_of_labels_goes_with_rows_and_is_no_source(tmp_path: Path, comm
     whole = (source / "x.npy").read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole[:-1])
     words = ("convert", "--rows", source, tmp_path / "new", "--labels", tmp_path / "cut.npy")
-    command.refused(4, "cut.npy", "1 bytes too few", words=words, out=tmp_path / "new")
+    command.refused(4, "cut.npy", "truncated", words=words, out=tmp_path / "new")
 
 
 def test_feature_called_label_is_in_the_way(folders: Path, tmp_path: Path) -> None:
