@@ -64,7 +64,15 @@ def test_archives_groups_and_voids(tmp_path: Path) -> None:
         np.savez_compressed(tmp_path / "npz" / f"{i}.npz", x=np.full(i, 1.0), y=np.arange(2))
     save(tmp_path / "groups", {"0.image": np.zeros((2, 2)), "0.mask": np.zeros(2, bool)})
     save(tmp_path / "void", {"v": np.zeros(3, "V2")})
-    for folder, given in (("npz", {}), ("groups", {"group_by_suffix": True}), ("void", {"void_dtype": "float16"})):
+    save(tmp_path / "ranks", {"1": np.zeros((2, 3)), "2": np.zeros((2, 3, 4))})
+    ranks: dict[str, object] = {"rank": 3}
+    for folder, given in (
+        ("npz", {}),
+        ("npz", {"members": True, "dtype": "float32"}),
+        ("ranks", ranks),
+        ("groups", {"group_by_suffix": True}),
+        ("void", {"void_dtype": "float16"}),
+    ):
         scanned, options = scan_of(tmp_path / folder, **given)
         again = decode_scan(encode_scan(scanned, ""), "", options)
         assert again is not None
