@@ -65,7 +65,7 @@ def scan_files(batches: Iterable[Batch], options: Options, run: Run = run_here, 
         _check_features_meet([*tables.values()], options)
     for name in tables:
         check_feature_name(name)
-        table = tables[name] = _with_rank(tables[name], options)
+        table = tables[name] = with_rank(tables[name], options)
         _check_agreement(table, options)
     return Scan(tuple(tables.values()), problems, found)
 
@@ -198,7 +198,7 @@ def _check_features_meet(tables: list[SourceTable], options: Options) -> None:
     raise UsageError(f"{len(tables)} features, each of one key only: {shown}; expected {remedy}")
 
 
-def _with_rank(table: SourceTable, options: Options) -> SourceTable:
+def with_rank(table: SourceTable, options: Options) -> SourceTable:
     """The table with trailing axes of 1 where arrays have fewer than the option says. The bytes stay the same."""
     rank = options.rank_of(table.feature)
     if rank is None:
