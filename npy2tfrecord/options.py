@@ -2,34 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from npy2tfrecord.errors import UsageError
+from npy2tfrecord.errors import UsageError, display
 from npy2tfrecord.formats.example import KEY
-from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN
-from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN, Hash
+from npy2tfrecord.formats.npy import MAX_RANK, dtype_from_name
 from npy2tfrecord.paths import local_path
 
 DEFAULT_FEATURE = "array"
 DEFAULT_SPLIT = "train"
 DEFAULT_SHARD_SIZE = 128 * 10**6
 MAX_JOBS = 2**20
+MAX_IN_FLIGHT = 1024
 MAX_FOLDS = 1000
+MAX_PARTS = 99_999  # of a conversion: five digits of a file's name
 LOCAL_BACKENDS = ("loky", "multiprocessing", "threading", "sequential")  # joblib's own, on this machine
 
 _UNITS = {"": 1, "b": 1}
 _UNITS |= {f"{prefix}b": 1000 ** (i + 1) for i, prefix in enumerate("kmgt")}
 _UNITS |= {f"{prefix}ib": 1024 ** (i + 1) for i, prefix in enumerate("kmgt")}
 
+Rank = int | str
 Dtype = str | type[Any] | np.dtype[Any]
 Path = str | bytes | os.PathLike[str]
 Sources = Path | Sequence[Path] | Mapping[str, Path | Sequence[Path]]
@@ -99,6 +103,11 @@ def _parse_patterns(value: Any, option: str) -> tuple[str, ...]:
     return patterns
 
 
+def _parse_paths(value: Any, option: str) -> tuple[str, ...]:
+    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+    return tuple(parse_path(each, option) for each in (value if several else [value]))
+
+
 def _parse_regex(value: Any, option: str) -> str:
     text = parse_text(value, option)
     try:
@@ -124,6 +133,19 @@ def _parse_jobs(value: Any, option: str) -> int:
 _Parser = Callable[[Any, str], Any]
 
 
+def _parse_part(value: Any, option: str) -> tuple[int, int]:
+    """The number of a part, from 1, and how many there are."""
+    expected = f"expected I/N, such as 3/16: the third of 16 parts; at most {MAX_PARTS}"
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)):
+        value = int(match[1]), int(match[2])
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise UsageError(f"{option} {value!r}: {expected}")
+    number, count = (parse_integer(each, option, 0, 10**9) for each in value)
+    if not 1 <= number <= count <= MAX_PARTS:
+        raise UsageError(f"{option} {number}/{count}: {expected}")
+    return number, count
+
+
 def _number(least: int, most: int) -> _Parser:
     return lambda value, option: parse_integer(value, option, least, most)
 
@@ -146,14 +168,17 @@ _PARSERS: dict[str, _Parser] = {
     "exclude": _parse_patterns,
     "files_from": _optional(parse_path),
     "follow_symlinks": parse_flag,
+    "not_in": _parse_paths,
     "on_error": _one_of("fail", "skip"),
     "rows": parse_flag,
     "group_by_suffix": parse_flag,
+    "members": parse_flag,
     "missing": _one_of("fail", "skip"),
     "labels": _optional(parse_path),
     "label_by": _optional(_parse_regex),
     "void_dtype": _optional(_parse_dtype),
     "split_by": _optional(_parse_regex),
+    "sort": _one_of("bytes", "natural"),
     "shuffle": parse_flag,
     "seed": _number(0, 2**64 - 1),
     "shard_size": parse_size,
@@ -162,33 +187,48 @@ _PARSERS: dict[str, _Parser] = {
     "stats": parse_flag,
     "read_back": parse_flag,
     "fsync": parse_flag,
+    "part": _optional(_parse_part),
     "jobs": _optional(_parse_jobs),
     "backend": parse_text,
     "scheduler": _optional(parse_text),
+    "in_flight": _optional(_number(1, MAX_IN_FLIGHT)),
 }
-"""How the value of each option is checked and brought to one type. `dtype`, `key_by` and `split` are parsed apart."""
+"""How the value of each option is checked and brought to one type. Apart: `dtype`, `rank`, `key_by`, `split`."""
 
 
 # --- sources and features ---------------------------------------------------------------------------------------------
 
 
-def parse_sources(sources: Sources) -> tuple[tuple[str | None, bytes], ...]:
-    """(feature name or None, path) of each source, from what a caller or a command line gave.
+class Source(NamedTuple):
+    """A source as it was given: a path with its feature and split, and what it takes of an archive or a directory."""
+
+    feature: str | None
+    path: bytes
+    member: str | None = None
+    glob: str | None = None
+    split: str | None = None
+
+
+def parse_sources(sources: Sources) -> tuple[Source, ...]:
+    """Each source, from what a caller or a command line gave.
 
     A string `NAME=PATH` names its feature, unless a file of that whole name exists.
     """
     if isinstance(sources, Mapping):
-        pairs: list[tuple[str | None, bytes]] = []
-        for feature, paths in sources.items():
-            named = parse_text(feature, "feature name")
-            pairs.extend((named, os.fsencode(local_path(path, "source"))) for path in _listed(paths))
+        pairs = [
+            _locate(path, *_split_of(parse_text(feature, "feature name")))
+            for feature, paths in sources.items()
+            for path in _listed(paths)
+        ]
     else:
-        pairs = [_split_name(path) for path in _listed(sources)]
+        pairs = [_parse_source(path) for path in _listed(sources)]
     if not pairs:
         raise UsageError("no sources: name at least one directory, .npy or .npz file")
-    for name, _ in pairs:
-        if name is not None:
-            check_feature_name(name)
+    for source in pairs:
+        if source.feature is not None:
+            check_feature_name(source.feature)
+    if len({source.split is None for source in pairs}) > 1:
+        raise UsageError("some sources name their split, SPLIT:NAME=PATH, and others don't: expected all or none")
     return tuple(pairs)
 
 
@@ -200,21 +240,59 @@ def _listed(paths: Path | Sequence[Path]) -> list[Path]:
     return listed
 
 
-def anchored(sources: tuple[tuple[str | None, bytes], ...], backend: str) -> tuple[tuple[str | None, bytes], ...]:
-    """The sources by absolute paths where the workers of a cluster may be in another directory."""
+def anchored(sources: tuple[Source, ...], backend: str) -> tuple[Source, ...]:
+    """The sources by absolute paths where workers may be in another directory: those of a cluster."""
     if backend in LOCAL_BACKENDS:
         return sources
-    return tuple((name, os.path.join(os.getcwdb(), path)) for name, path in sources)
+    return tuple(source._replace(path=os.path.join(os.getcwdb(), source.path)) for source in sources)
 
 
-def _split_name(source: Path) -> tuple[str | None, bytes]:
-    path = os.fsencode(source)
-    name, equals, rest = path.partition(b"=")
-    if equals and not isinstance(source, os.PathLike) and not os.path.lexists(path):
-        text = os.fsdecode(name)
-        if FEATURE_PATTERN.fullmatch(text):
-            return text, os.fsencode(local_path(rest, "source"))
-    return None, os.fsencode(local_path(source, "source"))
+def with_splits_of(sources: tuple[Source, ...], options: Options) -> Options:
+    """The options for sources that may name their splits, which are the first folders of their keys."""
+    if sources[0].split is None:
+        return options
+    if options.split not in (None, "dirs"):
+        raise UsageError(
+            f"split {options.split!r}: the sources name their splits, SPLIT:NAME=PATH; leave out one of both"
+        )
+    return replace(options, split="dirs")
+
+
+def _parse_source(source: Path) -> Source:
+    text = os.fsdecode(source)
+    name, equals, rest = text.partition("=")
+    if equals and not isinstance(source, os.PathLike) and not os.path.lexists(text):
+        feature, split = _split_of(name)
+        if FEATURE_PATTERN.fullmatch(feature):
+            return _locate(rest, feature, split)
+    return _locate(source, None, None)
+
+
+def _split_of(name: str) -> tuple[str, str | None]:
+    """The feature and the split that `SPLIT:NAME` or `NAME` names."""
+    split, colon, feature = name.rpartition(":")
+    return (feature, split) if colon and SPLIT_PATTERN.fullmatch(split) else (name, None)
+
+
+def _locate(place: Path, feature: str | None, split: str | None) -> Source:
+    """The source at a path, `PATH[MEMBER]` or `DIR:GLOB`; what exists by the whole name is a path."""
+    path = os.fsencode(local_path(place, "source"))
+    if isinstance(place, os.PathLike) or os.path.lexists(path):
+        return Source(feature, path, split=split)
+    bracket = path.find(b"[") if path.endswith(b"]") else -1
+    while bracket >= 0 and path[:bracket][-4:].lower() != b".npz" and not os.path.isdir(path[:bracket]):
+        bracket = path.find(b"[", bracket + 1)
+    if 0 < bracket < len(path) - 2:
+        member = os.fsdecode(path[bracket + 1 : -1])
+        if feature is None and not FEATURE_PATTERN.fullmatch(member):
+            raise UsageError(f"source {display(path)}: the member's name can't be a feature's; give it one, NAME=PATH")
+        return _locate(path[:bracket], feature or member, split)._replace(member=member)
+    colon = path.find(b":")
+    while colon >= 0 and not os.path.isdir(path[:colon]):
+        colon = path.find(b":", colon + 1)
+    if 0 < colon < len(path) - 1:
+        return Source(feature, path[:colon], glob=os.fsdecode(path[colon + 1 :]), split=split)
+    return Source(feature, path, split=split)
 
 
 def check_feature_name(name: str) -> None:
@@ -237,19 +315,23 @@ class Options:
     exclude: tuple[str, ...] = ()
     files_from: str | None = None
     follow_symlinks: bool = False
+    not_in: tuple[str, ...] = ()  # data sets whose keys are left out
     on_error: str = "fail"
     # what an example is
     rows: bool = False
     group_by_suffix: bool = False
+    members: bool = False
     missing: str = "fail"
     labels: str | None = None
     label_by: str | None = None
     key_by: str | Sequence[str] | Mapping[str, str] | None = None
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None
+    rank: Rank | Sequence[Rank] | Mapping[str, Rank] | None = None
     void_dtype: str | None = None  # or a dtype; its name in the end
     # splits and shards
     split: str | os.PathLike[str] | Mapping[str, float] | None = None
     split_by: str | None = None
+    sort: str = "bytes"
     shuffle: bool = True
     seed: int = 0
     shard_size: int | str = DEFAULT_SHARD_SIZE  # bytes, once it is parsed
@@ -260,11 +342,14 @@ class Options:
     read_back: bool = False
     fsync: bool = True
     # workers
+    part: str | tuple[int, int] | None = None  # a tuple, once it is parsed
     jobs: int | None = None
     backend: str = "loky"
     scheduler: str | None = None
+    in_flight: int | None = None  # requests to storage; found out while they run
 
     casts: Mapping[str | None, str] = field(init=False, repr=False)
+    ranks: Mapping[str | None, int] = field(init=False, repr=False)
     key_patterns: Mapping[str | None, str] = field(init=False, repr=False)
     fractions: tuple[tuple[str, Fraction], ...] = field(init=False, repr=False)
     folds: int = field(init=False, repr=False)  # 0 without
@@ -277,6 +362,7 @@ class Options:
         for name, parse in _PARSERS.items():
             put(name, parse(getattr(self, name), name))
         put("casts", _parse_casts(self.dtype))
+        put("ranks", _parse_ranks(self.rank))
         put("key_patterns", _parse_key_patterns(self.key_by))
         put("split_table", _parse_split_table(self.split))
         put("folds", 0 if self.split_table else _parse_folds(self.split))
@@ -288,26 +374,46 @@ class Options:
                 f"labels {self.labels!r}: an array has labels by number of row, and goes with rows; without rows, give"
                 " a table, a CSV file with the columns key and label"
             )
+        if self.not_in and self.folds:
+            raise UsageError(
+                f"split {self.split!r} and not_in: folds depend on all examples, and those of the earlier sets are not"
+                " divided again; expected fractions such as 'train=0.9,val=0.1', 'dirs' or a table"
+            )
         if self.scheduler is not None and self.backend != "dask":
             raise UsageError("a scheduler's address goes with backend 'dask'")
         if self.split_by is not None and not self.fractions and not self.folds:
             raise UsageError("split_by goes with fractions or folds, such as split='train=0.9,val=0.1' or '5-fold'")
+
+    def cast_of(self, feature: str) -> str | None:
+        """The dtype that a feature is cast to."""
+        return self.casts.get(feature, self.casts.get(None))
+
+    def rank_of(self, feature: str) -> int | None:
+        """The rank that a feature's arrays are brought to."""
+        return self.ranks.get(feature, self.ranks.get(None))
 
     @property
     def has_label_array(self) -> bool:
         """Whether the labels are in a `.npy` file, by number of row."""
         return self.labels is not None and self.labels.lower().endswith(".npy")
 
+    def scan_identity(self, sources: Iterable[Source], version: str) -> str:
+        """What a scan depends on besides the files themselves, as a hash: only with the same can it be shared."""
+        places = [[None if part is None else str(part) for part in source] for source in sources]
+        above = [os.fsdecode(os.path.abspath(source.path)) for source in sources]
+        return str(Hash(json.dumps([version, places, above, self.files_from, self.shaping()]).encode()).hexdigest())
+
     def shaping(self) -> dict[str, Any]:
         """The options that change what is written, as the manifest records them."""
         names = (
-            *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "missing"),
-            *("label_by", "void_dtype", "split_by", "shuffle", "seed", "compression", "stats"),
+            *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "members", "missing"),
+            *("label_by", "void_dtype", "split_by", "sort", "shuffle", "seed", "compression", "stats"),
         )
         shaping = {name: getattr(self, name) for name in names}
         shaping["include"], shaping["exclude"] = list(self.include), list(self.exclude)
         shaping["labels"] = self.labels if self.labels in (None, "dirs") else "file"
         shaping["dtype"] = {name or "": dtype for name, dtype in sorted(self.casts.items(), key=str)}
+        shaping["rank"] = {name or "": str(rank) for name, rank in sorted(self.ranks.items(), key=str)}
         shaping["key_by"] = {name or "": pattern for name, pattern in sorted(self.key_patterns.items(), key=str)}
         shaping["split"] = {name: str(f) for name, f in self.fractions} or self.split
         if self.split_table is not None:
@@ -358,6 +464,26 @@ def _parse_casts(dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None) ->
     return casts
 
 
+def _parse_ranks(value: Any) -> dict[str | None, int]:
+    if value is None:
+        return {}
+    pairs: list[tuple[str | None, Any]]
+    if isinstance(value, Mapping):
+        pairs = [(parse_text(name, "rank of feature") or None, rank) for name, rank in value.items()]
+    else:
+        pairs = []
+        for each in [value] if isinstance(value, str) or not isinstance(value, Iterable) else value:
+            name, _, rank = each.rpartition(":") if isinstance(each, str) else ("", "", each)
+            pairs.append((name or None, rank))
+    ranks: dict[str | None, int] = {}
+    for feature, rank in pairs:
+        if feature in ranks:
+            raise UsageError(f"rank is given twice for {'all features' if feature is None else repr(feature)}")
+        number = int(rank) if isinstance(rank, str) and re.fullmatch("[0-9]{1,3}", rank) else rank
+        ranks[feature] = parse_integer(number, "rank", 0, MAX_RANK)
+    return ranks
+
+
 def _parse_key_patterns(value: Any) -> dict[str | None, str]:
     if value is None:
         return {}
@@ -382,7 +508,9 @@ def _parse_split_table(split: Any) -> str | None:
     """The path of a table of splits; None for any other way to split."""
     if isinstance(split, os.PathLike):
         return parse_path(split, "split")
-    return split if isinstance(split, str) and split.lower().endswith(".csv") and "=" not in split else None
+    if isinstance(split, str) and split.lower().endswith(".csv") and "=" not in split:
+        return parse_path(split, "split")
+    return None
 
 
 def _parse_folds(split: Any) -> int:

@@ -13,7 +13,7 @@ import pytest
 import npy2tfrecord
 from npy2tfrecord import options
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.options import Options, parse_size, parse_sources
+from npy2tfrecord.options import Options, Source, parse_size, parse_sources
 
 FLAGS = ("follow_symlinks", "rows", "group_by_suffix", "shuffle", "stats", "read_back", "fsync")
 NUMBERS = ("seed", "num_shards", "jobs")
@@ -24,7 +24,7 @@ REGEXES = ("label_by", "key_by", "split_by")
 
 def test_the_type_of_every_option_is_checked() -> None:
     fields = {field.name for field in dataclasses.fields(Options) if field.init}
-    assert fields == options._PARSERS.keys() | {"dtype", "key_by", "split"}
+    assert fields == options._PARSERS.keys() | {"dtype", "rank", "key_by", "split"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -188,5 +188,5 @@ def test_functions_refuse_them_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [list, tuple, iter])
 def test_sources_may_be_any_iterable(kind: Any) -> None:
-    assert parse_sources(kind(["a", Path("b")])) == ((None, b"a"), (None, b"b"))
-    assert parse_sources({"x": kind([b"a"])}) == (("x", b"a"),)
+    assert parse_sources(kind(["a", Path("b")])) == (Source(None, b"a"), Source(None, b"b"))
+    assert parse_sources({"x": kind([b"a"])}) == (Source("x", b"a"),)

@@ -12,7 +12,7 @@ from converted import Command, read_back, save
 import npy2tfrecord
 import readers
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.options import parse_sources
+from npy2tfrecord.options import Source, parse_sources
 from npy2tfrecord.paths import local_path
 
 
@@ -93,7 +93,7 @@ def test_file_urls_of_nothing_here_are_refused(url: str) -> None:
 
 def test_the_home_directory_is_expanded(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(here))
-    assert parse_sources("x=~/data") == (("x", bytes(here / "data")),)
+    assert parse_sources("x=~/data") == (Source("x", bytes(here / "data")),)
     npy2tfrecord.convert(["x=~/data"], "~/out")
     assert set(read_back(here / "out")) == {"a", "b"}
     (here / "~").mkdir()

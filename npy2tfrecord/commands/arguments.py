@@ -21,8 +21,10 @@ exit codes:
 
 # Keywords of the library that the groups below set.
 SELECTION_OPTIONS = ("include", "exclude", "files_from", "follow_symlinks", "on_error")
-EXAMPLE_OPTIONS = ("rows", "group_by_suffix", "void_dtype")
-RUNNING_OPTIONS = ("jobs", "backend", "scheduler")
+EXAMPLE_OPTIONS = ("rows", "group_by_suffix", "members", "dtype", "rank", "void_dtype")
+RUNNING_OPTIONS = ("jobs", "backend", "scheduler", "in_flight")
+
+_TAKING_REGEX = ("--key-by", "--label-by", "--split-by")
 
 
 class Command(Protocol):
@@ -65,8 +67,19 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
     command = load(name)
     options = _empty_parser(name, command, add_help=False)
     command.add_options(options)
-    arguments, others = options.parse_known_args(words[:end])
+    arguments, others = options.parse_known_args(_with_expressions_joined(words[:end]))
     return make_parser(name).parse_args([*others, *words[end:]], arguments)
+
+
+def _with_expressions_joined(words: Sequence[str]) -> list[str]:
+    r"""The words, with `--label-by '-(\d+)$'` as one: argparse takes a word that begins with a dash for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in _TAKING_REGEX and len(word) > 2 and word[0] == "-" != word[1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _empty_parser(name: str, command: Command, add_help: bool) -> argparse.ArgumentParser:
@@ -90,7 +103,10 @@ def given(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]
 def add_sources(parser: argparse.ArgumentParser) -> None:
     """SOURCE..., as `arguments.sources`."""
     parser.add_argument(
-        "sources", metavar="SOURCE", nargs="+", help="PATH or NAME=PATH: a directory, .npy or .npz file"
+        "sources",
+        metavar="SOURCE",
+        nargs="+",
+        help="PATH or NAME=PATH: a directory (or DIR:GLOB), a .npy or .npz file (or FILE.npz[MEMBER])",
     )
 
 
@@ -112,6 +128,14 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--rows", action="store_true", help="every row along axis 0 is an example")
     add("--group-by-suffix", action="store_true", help="0001.image.npy and 0001.mask.npy are features of example 0001")
+    add("--members", action="store_true", help="every member of a .npz is an example of its own, not a feature")
+    add("--dtype", metavar="[NAME:]DTYPE", action="append", help="cast while writing; may be repeated")
+    add(
+        "--rank",
+        metavar="[NAME:]N",
+        action="append",
+        help="trailing axes of 1 for arrays of fewer axes; may be repeated",
+    )
     add("--void-dtype", metavar="DTYPE", help="the dtype of void arrays (V2, V1): bfloat16, float8_e5m2, ...")
 
 
@@ -122,6 +146,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     add("--jobs", "-j", metavar="N", type=int, help="worker processes (one per core)")
     add("--backend", metavar="NAME", help="joblib's backend (loky); dask for a cluster")
     add("--scheduler", metavar="ADDRESS", help="address of the Dask scheduler, such as tcp://host:8786")
+    add("--in-flight", metavar="N", type=int, help="requests to storage that a worker keeps under way (as many as pay)")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

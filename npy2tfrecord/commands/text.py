@@ -15,13 +15,14 @@ from npy2tfrecord.formats.manifest import FILE_NAME, FeatureInfo, Histogram, Man
 
 if TYPE_CHECKING:
     from npy2tfrecord.conversion.surveyor import ScanReport
+    from npy2tfrecord.planning.examples import Known
 
 _COLUMNS = 80
 _BAR_WIDTH = 40
 _MAX_BARS = 12
 _SHOWN_SKIPPED = 10
 _SHOWN_CLASSES = 10
-_SHOWN_KINDS = 8  # of files that are passed over
+_SHOWN_KINDS = 8  # of files that are passed over, or features of an example
 _NAME_WIDTH = 32  # of a class name in a table
 
 
@@ -57,6 +58,11 @@ def shape_text(info: FeatureInfo, dash: str = _DASH) -> str:
     sizes = zip(info.min_shape, info.max_shape, strict=True)
     axes = [str(low) if low == high else f"{low}{dash}{high}" for low, high in sizes]
     return f"({', '.join(axes)}{',' * (len(axes) == 1)})"
+
+
+def plain_shape_text(shape: Sequence[int]) -> str:
+    """`(3, 4)`, `(5,)`, `()`."""
+    return f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
 
 
 def table_text(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
@@ -169,6 +175,16 @@ def scan_text(found: ScanReport) -> str:
     parts = [f"{count_text(found.files, 'file')}, {size_text(sum(info.bytes for info in found.features))} of values"]
     if found.features:
         parts += ["", "Features", features_text(found.features, counts=found.counts)]
+    if found.key is not None:
+        arrays = [f"{display(name)} {plain_shape_text(shape)}" for name, shape in found.shapes.items()]
+        more = f" and {len(arrays) - _SHOWN_KINDS:,} more features" if len(arrays) > _SHOWN_KINDS else ""
+        shown = f"{display(found.key)}: {', '.join(arrays[:_SHOWN_KINDS])}{more}"
+        parts += ["", "Examples", f"  {count_text(found.examples, 'example')}, the first {shown}"]
+        if found.inversion is not None:
+            before, after = map(display, found.inversion)
+            parts.append(f"  in the order of bytes: {before} before {after}; --sort natural turns them round")
+    elif found.features:
+        parts += ["", "Examples", f"  none: {found.obstacle}"]
     if found.passed_over:
         parts += ["", passed_over_text(found.passed_over)]
     if found.problems:
@@ -182,6 +198,27 @@ def passed_over_text(counts: Mapping[str, int]) -> str:
     kinds = [f"{count:,} {kind}" for kind, count in counts.items()]
     others = sum([*counts.values()][_SHOWN_KINDS:])
     return "Passed over: " + ", ".join(kinds[:_SHOWN_KINDS] + [f"{others:,} others"] * bool(others))
+
+
+def known_text(known: Known) -> str:
+    """What the sets of `--not-in` hold, and what has become of it."""
+    changed = f"{count_text(known.changed, 'source')} {'has' if known.changed == 1 else 'have'} another size now"
+    return (
+        f"Left out: {count_text(known.examples, 'example')} that the earlier sets hold; {changed},"
+        f" {count_text(known.gone, 'key')} {'has' if known.gone == 1 else 'have'} no source any more"
+    )
+
+
+def part_text(manifest: Manifest) -> str:
+    """What a part has written."""
+    shards, examples = count_text(len(manifest.shards), "shard"), count_text(manifest.examples, "example")
+    return f"{examples} in {shards}; run without --part when all parts are done"
+
+
+def unfinished_parts_text(parts: tuple[int, ...], count: int) -> str:
+    """Which parts had shards missing, which the last run wrote itself."""
+    shown = ", ".join(map(str, parts[:_SHOWN_SKIPPED])) + ", ..." * (len(parts) > _SHOWN_SKIPPED)
+    return f"Not finished, and written by this run: part {shown} of {count}"
 
 
 def skipped_text(skipped: Sequence[Skipped], where: str) -> str:
@@ -230,7 +267,7 @@ def view_text(seen: View) -> str:
         lines.append(f"label {seen.label}")
     rows = []
     for name, array in seen.arrays.items():
-        shape = f"({', '.join(map(str, array.shape))}{',' * (array.ndim == 1)})"
+        shape = plain_shape_text(array.shape)
         known = value_range(array)
         values = f"{known['min']:.6g} to {known['max']:.6g}, mean {known['mean']:.6g}" if known else ""
         rows.append((name, array.dtype.name, shape, size_text(array.nbytes), values))

@@ -174,7 +174,7 @@ def _int64s(data: memoryview, start: int, end: int) -> list[int]:
 
 
 def _floats(data: memoryview, start: int, end: int) -> tuple[float, ...]:
-    values: tuple[float, ...] = ()
+    values: list[float] = []
     while start < end:
         tag, start = _read_varint(data, start, end)
         if tag == 0x0A:
@@ -187,7 +187,7 @@ def _floats(data: memoryview, start: int, end: int) -> tuple[float, ...]:
             raise DamageError("the example is malformed: a list of floats does not end where it says")
         values += struct.unpack(f"<{size // 4}f", data[start : start + size])
         start += size
-    return values
+    return tuple(values)
 
 
 def parse_example(data: memoryview) -> dict[str, Value]:

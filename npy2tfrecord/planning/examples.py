@@ -16,6 +16,22 @@ _KEYS_AT_ONCE = 1 << 16
 _SHOWN = 5  # keys, in a message
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What earlier sets hold: the examples that have a source now, and the keys that have none (`gone`).
+
+    Of these examples, `changed` are those whose record has another size now.
+    """
+
+    examples: int
+    gone: int
+    changed: int
+
+    def to_json(self) -> dict[str, int]:
+        """The counts as `manifest.json` holds them."""
+        return {"examples": self.examples, "gone": self.gone, "changed": self.changed}
+
+
 @dataclass
 class Examples:
     """What will be records, in columns: example i has source `sources[f][i]` of feature f.
@@ -31,6 +47,7 @@ class Examples:
     splits: np.ndarray | None = None  # the number of its split, where a table has them
     split_names: tuple[str, ...] = ()
     skipped: list[Skipped] = field(default_factory=list)
+    known: Known | None = None  # what earlier data sets hold, where such examples are left out
 
     def __len__(self) -> int:
         return len(self.sources[0])
@@ -96,6 +113,9 @@ class Examples:
         names = np.fromiter(map(len, table.files.names), dtype=np.int64, count=len(table.files))
         dirs = np.fromiter(map(len, table.files.dir_keys), dtype=np.int64, count=len(table.files.dir_keys))
         sizes = names[table.file_ids] + dirs[table.dir_ids[table.file_ids]] - len(table.suffix)
+        if table.key_members is not None:
+            inside = (len(os.fsencode(member.name)) + 1 for member in table.key_members)
+            sizes = sizes + np.fromiter(inside, dtype=np.int64, count=len(table))
         return self._with_rows(np.asarray(sizes[self.sources[0]]))
 
     def _with_rows(self, sizes: np.ndarray) -> np.ndarray:

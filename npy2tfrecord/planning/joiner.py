@@ -15,7 +15,7 @@ from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.labels import label_by_directory, label_by_key, label_by_row, label_by_table
 from npy2tfrecord.planning.splits import split_by_table
 from npy2tfrecord.sources.scanner import Scan
-from npy2tfrecord.sources.table import SourceTable
+from npy2tfrecord.sources.table import SourceTable, member_keys
 
 _SHOWN = 5  # keys, in a message
 _MAX_EMPTY_ROWS = 10**6  # of an array of shape (n, 0), whose size does not confirm n
@@ -67,7 +67,7 @@ def _with_key_patterns(tables: tuple[SourceTable, ...], options: Options) -> tup
 
 def _check_keys(table: SourceTable) -> None:
     """Raise unless every source has a key of its own."""
-    only_by_directory = not table.files.has_other_case and table.key_by is None
+    only_by_directory = not table.files.has_other_case and table.key_by is None and table.key_members is None
     if only_by_directory and len(set(table.files.dir_keys)) == len(table.files.dir_keys):
         return  # one directory, one key; names in a directory differ
     keys = table.keys()
@@ -80,7 +80,7 @@ def _check_keys(table: SourceTable) -> None:
         if key in seen:
             remedy = _remedy(table, source, seen[key])
             if table.key_by is not None:
-                remedy = f"let key_by, {table.key_by!r}, find more of the path, with several groups if need be"
+                remedy = f"let key_by, {table.key_by!r}, find more of the path, in several groups if one is not enough"
             raise InputError(
                 table.path(source),
                 f"key {display(key)!r} is also that of {display(table.path(seen[key]))}",
@@ -101,9 +101,9 @@ def _join_sources(
     """The sources of each feature from which examples are made. `bad` are files that cannot be used."""
     first, *others = tables
     everything = np.arange(len(first))
-    if not others or all(table.single_file for table in tables):
-        return (everything,) * len(tables)
-    all_keys = [table.keys() for table in tables]
+    if not others:
+        return (everything,)
+    all_keys = [_keys_to_join(table, tables) for table in tables]
     if all(keys == all_keys[0] for keys in all_keys[1:]):
         return (everything,) * len(tables)
     finders = [{key: source for source, key in enumerate(keys)} for keys in all_keys]
@@ -120,6 +120,15 @@ def _join_sources(
         skipped.append(Skipped(display(key), f"no {usable}{f' and no {usable}'.join(absent)} for this key"))
     kept = [key for key in all_keys[0] if key in complete]
     return tuple(np.fromiter((finder[key] for key in kept), np.int64, len(kept)) for finder in finders)
+
+
+def _keys_to_join(table: SourceTable, tables: tuple[SourceTable, ...]) -> list[bytes]:
+    """The keys of a table, without the files' names where every feature is a single file."""
+    if not all(each.single_file and each.key_by is None for each in tables):
+        return table.keys()
+    directories = table.dir_ids[table.file_ids].tolist()
+    directory_keys = [table.files.dir_keys[d] for d in directories]
+    return member_keys(directory_keys, table.key_members) if table.key_members else directory_keys
 
 
 def _describe_lacking(

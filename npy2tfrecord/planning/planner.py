@@ -15,24 +15,30 @@ from npy2tfrecord.formats.dtypes import is_time
 from npy2tfrecord.formats.example import Layout, key_entry_head_size, label_entry
 from npy2tfrecord.formats.tfrecord import FRAME_BYTES, MAX_DATA_BYTES
 from npy2tfrecord.options import Options
+from npy2tfrecord.planning.earlier_sets import EarlierSets
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import channels_of
+from npy2tfrecord.planning.natural_order import natural_places
 from npy2tfrecord.planning.plan import Plan, Split
 from npy2tfrecord.planning.splits import split_examples
 from npy2tfrecord.sources.cast import Cast
 from npy2tfrecord.sources.table import SourceTable
 
 
-def plan(examples: Examples, options: Options) -> Plan:
-    """Decide every record's size and place.
+def plan(examples: Examples, options: Options, earlier: EarlierSets | None = None) -> Plan:
+    """Decide every record's size and place. Examples that `earlier` data sets hold are left out, even if none is left.
 
     Raises `InputError` for a record of 2 GiB or more, `UsageError` for what cannot be met.
     """
     casts = _choose_casts(examples, options)
     record_sizes = _record_sizes(examples, casts)
+    if earlier is not None:
+        record_sizes = record_sizes[earlier.leave_out(examples, casts, record_sizes)]
     splits = []
+    places = natural_places(examples) if options.sort == "natural" else None
     for name, members in split_examples(examples, options):
-        order = members[np.argsort(_mix(members, options.seed), kind="stable")] if options.shuffle else members
+        places_here = members if places is None else places[members]
+        order = members[np.argsort(_mix(places_here, options.seed) if options.shuffle else places_here, kind="stable")]
         count = options.num_shards or _shard_count(int(record_sizes[members].sum()), int(options.shard_size))
         splits.append(Split(name, order, _cut(record_sizes[order], min(count, len(order)))))
     channels = tuple(_channels(t, c, options) for t, c in zip(examples.tables, casts, strict=True))
@@ -44,10 +50,13 @@ def _choose_casts(examples: Examples, options: Options) -> tuple[Cast, ...]:
     for name in options.casts:
         if name is not None and name not in features:
             raise UsageError(f"dtype {name}:{options.casts[name]}: no such feature; there are {', '.join(features)}")
-    return tuple(
-        Cast.of(table.headers[0].dtype.name, options.casts.get(table.feature, options.casts.get(None)), table.feature)
-        for table in examples.tables
-    )
+    casts = []
+    for table in examples.tables:
+        to = options.cast_of(table.feature)
+        names = dict.fromkeys(header.dtype.name for header in table.headers)
+        first, *_ = [Cast.of(name, to, table.feature) for name in names]  # every one must be allowed
+        casts.append(first)
+    return tuple(casts)
 
 
 def _channels(table: SourceTable, cast: Cast, options: Options) -> int:

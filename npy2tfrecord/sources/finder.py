@@ -14,17 +14,24 @@ from typing import NamedTuple
 
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.manifest import Hash
-from npy2tfrecord.options import Options
+from npy2tfrecord.options import Options, Source
 from npy2tfrecord.sources.patterns import Selection, read_file_list
 from npy2tfrecord.sources.table import FileSet
+from npy2tfrecord.storage.in_flight import Batch as Requests
+from npy2tfrecord.storage.in_flight import InFlight
 
 SUFFIXES = frozenset(b"." + bytes(letters) for end in b"yz" for letters in product(b"nN", b"pP", (end, end - 32)))
 _NPY = {b".npy"}
 _COMPRESSED = re.compile(rb".*\.np[yz]\.(gz|bz2|xz|zst|lz4|z|zip)", re.IGNORECASE | re.DOTALL)
 _COUNTED_SUFFIX = re.compile(rb"\.[a-z0-9_+-]{1,12}")  # names may hold anything: all others are counted together
+_LEFT_OUT = "left out by pattern"
 _COMPRESSED_FOUND = "a file that is compressed as a whole"
 _UNPACKED = "a .npy or .npz file: unpack it first, with gunzip or the like, or --exclude it"
+_MOST_AHEAD = 256  # directories that are listed before their turn
 _NAMES_AT_ONCE = 1 << 16  # joined: it takes 80 bytes for each meanwhile
+
+
+_Identities = frozenset[tuple[int, int]]  # of directories: device and inode
 
 
 class Batch(NamedTuple):
@@ -36,6 +43,7 @@ class Batch(NamedTuple):
     names: list[bytes]
     problems: list[InputError]
     is_source: bool = False  # the file was named itself
+    member: str | None = None  # the only one to take of these archives
     passed_over: Mapping[str, int] = MappingProxyType({})  # how many files of which kind are no sources
 
 
@@ -45,14 +53,21 @@ class Found:
 
     npy: FileSet = field(default_factory=FileSet)
     npz: FileSet = field(default_factory=FileSet)
-    single_file: bool = False  # one source, and that is a file
+    members: dict[int, str] = field(default_factory=dict)  # of archives by number, the only one to take
+    single_file: bool = False  # one source in each split, and that is a file
     problems: list[InputError] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.npy) + len(self.npz)
 
+    def has_key(self, key: bytes) -> bool:
+        """Whether files are there whose keys start so."""
+        return key in self.npy.dir_keys or key in self.npz.dir_keys
+
     def add(self, batch: Batch) -> None:
+        if batch.member is not None:
+            self.members |= {len(self.npz) + i: batch.member for i in range(len(batch.names))}
         suffixes = {name[-4:] for name in batch.names}
         if suffixes <= _NPY:
             self.npy.add(batch.directory, batch.key, batch.names)
@@ -67,18 +82,19 @@ class Found:
 FoundByFeature = dict[str | None, Found]
 
 
-def find(sources: tuple[tuple[str | None, bytes], ...], options: Options) -> Iterator[Batch]:
+def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
     """The files of all sources, a directory at a time; every source gives at least one batch.
 
     A directory's files come before those of its subdirectories, both sorted by their bytes. What cannot be looked into
-    is among the batch's problems. Raises `UsageError`, before the first batch, for a source that does not exist.
+    is among the batch's problems. Raises `UsageError` for a source that does not exist, before the first batch, and for
+    one of several in which nothing is found.
     """
-    if options.group_by_suffix and any(name is not None for name, _ in sources):
+    if options.group_by_suffix and any(source.feature is not None for source in sources):
         raise UsageError("group_by_suffix takes the features' names from the files: name no source")
     listed = read_file_list(options.files_from) if options.files_from else None
-    selection = Selection.of(options.include, options.exclude)
+    selections = [Selection.of(options.include, options.exclude, source.glob) for source in sources]
     kinds = []
-    for _, path in sources:
+    for _, path, member, _, _ in sources:
         try:
             kinds.append(stat.S_ISDIR(os.stat(path).st_mode))
         except OSError as error:
@@ -87,19 +103,50 @@ def find(sources: tuple[tuple[str | None, bytes], ...], options: Options) -> Ite
             if _COMPRESSED.fullmatch(path):
                 raise UsageError(f"source {display(path)}: {_COMPRESSED_FOUND}; expected {_UNPACKED}")
             raise UsageError(f"source {display(path)}: expected a directory, a .npy or a .npz file")
+        if not kinds[-1] and member is not None and path[-4:].lower() != b".npz":
+            raise UsageError(
+                f"source {display(path)}[{display(member)}]: no archive; expected a directory or a .npz file"
+            )
 
     def batches() -> Iterator[Batch]:
-        for (feature, path), is_directory in zip(sources, kinds, strict=True):
+        counted: set[bytes] = set()
+        for source, selection, is_directory in zip(sources, selections, kinds, strict=True):
+            feature, path, member, _, _ = source
             root = path if path.endswith(b"/") else path + b"/"
+            start = b"" if source.split is None else source.split.encode() + b"/"
             if not is_directory:
                 directory, slash, file = path.rpartition(b"/")
-                yield Batch(feature, directory + slash, b"", [file], [], is_source=True)
-            elif listed is None:
-                yield from _walk(feature, root, selection, options.follow_symlinks)
+                yield Batch(feature, directory + slash, start, [file], [], is_source=True, member=member)
+                continue
+            if listed is None:
+                found = _walk(feature, root, selection, options)
             else:
-                yield from _listed_files(feature, root, listed, selection)
+                found = _listed_files(feature, root, listed, selection)
+            is_empty = True
+            for batch in found:
+                counts = batch.passed_over if root not in counted else {}  # other sources may be in the same directory
+                if source.glob is not None:
+                    counts = {kind: count for kind, count in counts.items() if kind != _LEFT_OUT}
+                names = batch.names
+                if member is not None:
+                    names = [name for name in names if name[-4:].lower() == b".npz"]
+                    if len(names) < len(batch.names) and root not in counted:
+                        counts = {**counts, ".npy": len(batch.names) - len(names)}
+                is_empty &= not names and not batch.problems
+                yield batch._replace(key=start + batch.key, names=names, member=member, passed_over=counts)
+            counted.add(root)
+            if is_empty and _is_needed(source, sources, options):
+                given = path if source.glob is None else path + b":" + os.fsencode(source.glob)
+                raise UsageError(f"source {display(given)}: no .npy or .npz file found in it that fits the options")
 
     return batches()
+
+
+def _is_needed(source: Source, sources: tuple[Source, ...], options: Options) -> bool:
+    """Whether something would be missing in silence if this source, one of several, had no file."""
+    alike = [each for each in sources if (each.feature, each.split) == (source.feature, source.split)]
+    is_chosen = bool(options.include or options.exclude or options.files_from)
+    return len(sources) > 1 and (len(alike) == 1 or source.glob is not None or not is_chosen)
 
 
 def collect(batches: Iterable[Batch], into: FoundByFeature | None = None) -> FoundByFeature:
@@ -107,7 +154,7 @@ def collect(batches: Iterable[Batch], into: FoundByFeature | None = None) -> Fou
     found = {} if into is None else into
     for batch in batches:
         if batch.feature in found:
-            found[batch.feature].single_file = False
+            found[batch.feature].single_file &= batch.is_source and not found[batch.feature].has_key(batch.key)
         else:
             found[batch.feature] = Found(single_file=batch.is_source)
         found[batch.feature].add(batch)
@@ -131,44 +178,65 @@ def _listed_files(feature: str | None, root: bytes, paths: list[bytes], selectio
         yield Batch(feature, root + key, key, names, [])
 
 
-def _walk(feature: str | None, root: bytes, selection: Selection, follow_symlinks: bool) -> Iterator[Batch]:
-    stack: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(b"", frozenset())]
-    while stack:
-        key, ancestors = stack.pop()
-        directory = root + key
-        listing = _Listing(key, selection, follow_symlinks)
-        try:
-            if follow_symlinks:
-                status = os.stat(directory)
-                identity = (status.st_dev, status.st_ino)
-                if identity in ancestors:
-                    found = "a link to a directory that it is in itself"
-                    yield Batch(feature, directory, key, [], [InputError(directory, found, "no loop; --exclude it")])
-                    continue
-                ancestors |= {identity}
-            with os.scandir(directory) as entries:
-                listing.read(entries)
-        except OSError as error:
-            listing.problems.append(
-                InputError(directory, f"cannot look into the directory: {error.strerror}", "a readable directory")
-            )
-        listing.files.sort()
-        yield Batch(feature, directory, key, listing.files, listing.problems, passed_over=listing.passed_over)
-        listing.subdirectories.sort(reverse=True)
-        stack.extend((key + name + b"/", ancestors) for name in listing.subdirectories)
+def _walk(feature: str | None, root: bytes, selection: Selection, options: Options) -> Iterator[Batch]:
+    """The directories below `root`. Where storage waits, those that come next are listed meanwhile."""
+    ahead: dict[bytes, tuple[_Listing, Requests]] = {}
+    with InFlight(options.in_flight) as requests:
+
+        def begin(key: bytes, ancestors: _Identities) -> tuple[_Listing, Requests]:
+            listing = _Listing(root, key, ancestors, selection, options.follow_symlinks)
+            return listing, requests.submit(listing.take, (0,), lambda _: listing.path)
+
+        stack: list[tuple[bytes, _Identities]] = [(b"", frozenset())]
+        while stack:
+            key, ancestors = stack.pop()
+            listing, request = ahead.pop(key) if key in ahead else begin(key, ancestors)
+            if requests.target:
+                for following, ancestors_there in reversed(stack[-_MOST_AHEAD:]):
+                    if len(ahead) < _MOST_AHEAD and following not in ahead:
+                        ahead[following] = begin(following, ancestors_there)
+            requests.wait(request)
+            listing.files.sort()
+            yield Batch(feature, listing.path, key, listing.files, listing.problems, passed_over=listing.passed_over)
+            listing.subdirectories.sort(reverse=True)
+            stack.extend((key + name + b"/", listing.ancestors) for name in listing.subdirectories)
 
 
 @dataclass
 class _Listing:
-    """What one directory holds."""
+    """What one directory holds; `key` is its path below `root`."""
 
+    root: bytes
     key: bytes
+    ancestors: _Identities  # of what is in it: itself included, if links are followed
     selection: Selection
     follow_symlinks: bool
     files: list[bytes] = field(default_factory=list)
     subdirectories: list[bytes] = field(default_factory=list)
     problems: list[InputError] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def path(self) -> bytes:
+        return self.root + self.key
+
+    def take(self, numbers: Iterator[int]) -> None:
+        """List the directory: a request, of which there is one."""
+        for _ in numbers:
+            try:
+                if self.follow_symlinks:
+                    status = os.stat(self.path)
+                    identity = (status.st_dev, status.st_ino)
+                    if identity in self.ancestors:
+                        found = "a link to a directory that it is in itself"
+                        self.problems.append(InputError(self.path, found, "no loop; --exclude it"))
+                        continue
+                    self.ancestors |= {identity}
+                with os.scandir(self.path) as entries:
+                    self.read(entries)
+            except OSError as error:
+                found = f"cannot look into the directory: {error.strerror}"
+                self.problems.append(InputError(self.path, found, "a readable directory"))
 
     def read(self, entries: Iterable[os.DirEntry[bytes]]) -> None:
         """Sort the entries of the directory into files, subdirectories, and what is passed over."""
@@ -182,7 +250,7 @@ class _Listing:
                 if takes_all or selection.wants_file(key + name):
                     files.append(name)
                 else:
-                    self.passed_over["left out by pattern"] += 1
+                    self.passed_over[_LEFT_OUT] += 1
             elif entry.is_symlink():
                 self._read_link(entry)
             elif entry.is_dir(follow_symlinks=False):
@@ -222,7 +290,7 @@ class _Listing:
             elif selection.wants_file(path):
                 self.files.append(entry.name)
             else:
-                self.passed_over["left out by pattern"] += 1
+                self.passed_over[_LEFT_OUT] += 1
         elif not selection.wants_directory(path):
             return
         elif self.follow_symlinks:
@@ -254,4 +322,10 @@ def names_hash(found: FoundByFeature) -> str:
             seen.update(files.dir_ids.astype("<i4").tobytes())
             for first in range(0, len(files), _NAMES_AT_ONCE):
                 seen.update(b"\0" * bool(first) + b"\0".join(files.names[first : first + _NAMES_AT_ONCE]))
+        if each.members:
+            seen.update(
+                "".join(f"\0{file} {member}" for file, member in each.members.items()).encode(
+                    "utf-8", "surrogateescape"
+                )
+            )
     return str(seen.hexdigest())

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,6 +71,13 @@ def _hidden_parts(pattern: str) -> Iterator[str]:
             yield "/" * ("/" in pattern.rstrip("/")) + "/".join(parts[:end])
 
 
+def _with_below(include: Sequence[str]) -> list[str]:
+    """The patterns for files. Everything below an included directory is included, as in gitignore."""
+    below = [f"{pattern.rstrip('/')}/**" for pattern in include if not pattern.endswith("**")]
+    below = [p if "/" in p.removesuffix("/**") else f"**/{p}" for p in below]
+    return [pattern for pattern in include if not pattern.endswith("/")] + below
+
+
 @dataclass(frozen=True)
 class Selection:
     """The files and directories that a search takes, by their paths below the root, as bytes with the suffix."""
@@ -79,25 +86,29 @@ class Selection:
     excluded_files: re.Pattern[bytes] | None
     excluded_directories: re.Pattern[bytes] | None
     hidden: re.Pattern[bytes] | None  # hidden files and directories that a pattern of --include names
+    glob: re.Pattern[bytes] | None  # the pattern of the source itself
 
     @classmethod
-    def of(cls, include: Iterable[str], exclude: Iterable[str]) -> Selection:
-        # Everything below an included directory is included, as in gitignore.
-        below = [f"{pattern.rstrip('/')}/**" for pattern in include if not pattern.endswith("**")]
-        below = [p if "/" in p.removesuffix("/**") else f"**/{p}" for p in below]
-        files = [pattern for pattern in include if not pattern.endswith("/")]
-        hidden = [each for pattern in include for each in _hidden_parts(pattern)]
+    def of(cls, include: Sequence[str], exclude: Sequence[str], glob: str | None = None) -> Selection:
+        own = () if glob is None else (glob,)
+        hidden = [each for pattern in (*include, *own) for each in _hidden_parts(pattern)]
         return cls(
-            _compile([*files, *below], False), _compile(exclude, False), _compile(exclude, True), _compile(hidden, True)
+            included=_compile(_with_below(include), False),
+            excluded_files=_compile(exclude, False),
+            excluded_directories=_compile(exclude, True),
+            hidden=_compile(hidden, True),
+            glob=_compile(_with_below(own), False),
         )
 
     @property
     def is_everything(self) -> bool:
         # Every pattern of --exclude is among those for directories.
-        return not (self.included or self.excluded_directories)
+        return not (self.included or self.glob or self.excluded_directories)
 
     def wants_file(self, path: bytes) -> bool:
         if self.excluded_files and self.excluded_files.fullmatch(path):
+            return False
+        if self.glob and not self.glob.fullmatch(path):
             return False
         return not self.included or bool(self.included.fullmatch(path))
 

@@ -118,7 +118,7 @@ def _form(spec: ShardSpec, key_size: int, label_size: int, *header_ids: int) -> 
         header = column.headers[header_id]
         shape = header.shape if spec.rows is None else header.shape[1:]
         features.append((column.feature, column.cast.to_name, shape, column.cast.nbytes(shape)))
-        is_direct = column.cast.is_exact and header.is_plain and not column.members
+        is_direct = column.cast.for_dtype(header.dtype).is_exact and header.is_plain and not column.members
         raws.append(header.raw if is_direct else None)
     layout = Layout.of(tuple(features))
     before_key = head(layout.example_size(key_size, label_size)) + layout.before_key(key_size, label_size)

@@ -86,8 +86,8 @@ class Templates:
 def _constants(columns: dict[str, Any]) -> dict[str, Any]:
     """The columns that are the same for all examples with a template: `NAME/shape` and `NAME/dtype`."""
     shapes = {name: value for name, value in columns.items() if isinstance(value, list) and name != LABEL}
-    dtypes = {name: memoryview(bytes(value)) for name, value in columns.items() if name.endswith("/dtype")}
-    return shapes | dtypes
+    values = ((name, value) for name, value in columns.items() if name.endswith("/dtype"))
+    return shapes | {name: memoryview(bytes(value)) for name, value in values if isinstance(value, memoryview)}
 
 
 def _apply(template: _Template, data: memoryview) -> dict[str, Any] | None:

@@ -60,6 +60,23 @@ def test_sources_are_joined_by_what_is_found(tmp_path: Path, command: Command, l
     assert {example["key"] for example in readers.ArraySource(out)} == set(keys)
 
 
+def test_two_sources_may_be_one_folder(tmp_path: Path, command: Command) -> None:
+    arrays = {f"{i}_{kind}": np.int64(i + n) for n, kind in ((0, "clean"), (5, "label")) for i in (7, 8)}
+    data = save(tmp_path / "data", arrays)
+    sources = [f"clean={data}:*_clean.npy", f"target={data}:*_label.npy"]
+    command.ok("convert", *sources, tmp_path / "out", r"--key-by=^\d+")
+    assert pairs(tmp_path / "out") == {"7": {"clean": 7, "target": 12}, "8": {"clean": 8, "target": 13}}
+    command.ok("verify", tmp_path / "out", "--source", *sources)
+
+
+def test_members_may_have_these_keys(tmp_path: Path, command: Command) -> None:
+    np.savez(tmp_path / "mel.npz", **{f"mel-{i}": np.int64(i) for i in range(3)})
+    np.savez(tmp_path / "ids.npz", **{f"ids-{i}": np.int64(10 * i) for i in range(3)})
+    sources = [f"{name}={tmp_path / name}.npz" for name in ("mel", "ids")]
+    command.ok("convert", "--members", *sources, tmp_path / "out", r"--key-by=\d+$")
+    assert pairs(tmp_path / "out") == {str(i): {"mel": i, "ids": 10 * i} for i in range(3)}
+
+
 def test_splits_labels_and_tables_go_by_these_keys(tmp_path: Path) -> None:
     source = save(tmp_path / "d", {f"run{i % 2}/scan_{i:03}_cat{i % 3}": np.zeros(2) for i in range(30)})
     table = tmp_path / "splits.csv"

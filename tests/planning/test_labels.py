@@ -174,7 +174,7 @@ def test_other_numbers_are_targets(folders: Path, tmp_path: Path, command: Comma
     file, out = by_key(tmp_path / "l.csv", ["1", "1.5", "1e-3", "-.25", "16777217"]), tmp_path / "out"
     made = npy2tfrecord.convert(folders, out, labels=file, split="train=0.5,val=0.5", compression="none")
     assert (made.labels, made.label_dtype, made.label_counts) == ((), "float32", {})
-    assert manifest.load(out) == made
+    assert manifest_parsing.load(out) == made
     assert json.loads((out / "manifest.json").read_text())["labels"] == {"dtype": "float32", "classes": []}
     expected = dict(zip(KEYS, np.float32([1, 1.5, 1e-3, -0.25, 16777216]).tolist(), strict=True))
     assert labels_of(out) == expected
@@ -197,10 +197,10 @@ def test_a_label_of_another_kind_than_the_manifest_says_is_damage(folders: Path,
         npy2tfrecord.verify(tmp_path / "out")
     document = made.to_json() | {"labels": {"dtype": "float32", "classes": ["a"]}}
     with pytest.raises(DamageError, match=r"labels\.classes"):
-        manifest.decode(json.dumps(document).encode())
+        manifest_parsing.decode(json.dumps(document).encode())
     document["labels"] = {"dtype": "float64", "classes": []}
     with pytest.raises(DamageError, match=r"labels\.dtype"):
-        manifest.decode(json.dumps(document).encode())
+        manifest_parsing.decode(json.dumps(document).encode())
 
 
 MIXED = {
@@ -219,6 +219,17 @@ MIXED = {
 def test_numbers_and_words_do_not_mix(folders: Path, tmp_path: Path, command: Command, labels: tuple[str, ...]) -> None:
     file, out = by_key(tmp_path / "labels.csv", labels), tmp_path / "out"
     command.refused(4, "labels.csv", *MIXED[labels], words=("convert", folders, out, "--labels", file), out=out)
+
+
+def test_numbers_with_a_comma_are_no_classes(folders: Path, tmp_path: Path, command: Command) -> None:
+    file = table(tmp_path / "labels.csv", "key,label\n" + "".join(f'{key},"{i},5"\n' for i, key in enumerate(KEYS)))
+    words = ("convert", folders, tmp_path / "out", "--labels", file)
+    command.refused(4, "numbers with a comma: line 2 ('0,5')", "0.5, not 0,5", words=words, out=tmp_path / "out")
+
+
+def test_keys_with_a_suffix_are_called_so(folders: Path, tmp_path: Path, command: Command) -> None:
+    file = table(tmp_path / "labels.csv", "key,label\n" + "".join(f"{key}.npy,a\n" for key in KEYS))
+    command.refused(4, "; keys have no suffix", words=("convert", folders, tmp_path / "out", "--labels", file))
 
 
 def test_folders_that_are_numbers_are_labels(tmp_path: Path, command: Command) -> None:
@@ -471,7 +482,7 @@ def test_an_array_of_labels_goes_with_rows_and_is_no_source(tmp_path: Path, comm
     whole = (source / "x.npy").read_bytes()
     (tmp_path / "cut.npy").write_bytes(whole[:-1])
     words = ("convert", "--rows", source, tmp_path / "new", "--labels", tmp_path / "cut.npy")
-    command.refused(4, "cut.npy", "1 bytes too few", words=words, out=tmp_path / "new")
+    command.refused(4, "cut.npy", "truncated", words=words, out=tmp_path / "new")
 
 
 def test_feature_called_label_is_in_the_way(folders: Path, tmp_path: Path) -> None:

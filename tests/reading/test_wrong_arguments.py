@@ -19,7 +19,7 @@ pytest.importorskip("tensorflow")
 
 WRONG: tuple[Any, ...] = (
     None, True, 0, -1, 1.5, 2**63, 2**70, float("nan"), "", "x", "\0", "a\udcff", b"x", (), [], {}, object(),
-    np.zeros(3), np.array(2), np.float32(2), np.datetime64("2020"), (1, 2, 3), {1: 2}, [[1]], type, ("array", None),
+    np.zeros(3), np.float32(2), np.datetime64("2020"), (1, 2, 3), {1: 2}, [[1]], type, ("array", None),
     {"array": None}, {"array": "x"}, {"array": (2**31, 2)}, "9" * 400 + "MB", f"train[{'9' * 5000}:]",
     f"train[:{'9' * 5000}%]", "train+",
 )  # fmt: skip

@@ -18,6 +18,7 @@ from disorder import shuffle_directories
 
 import npy2tfrecord
 from npy2tfrecord import syscalls
+from npy2tfrecord.conversion import surveyor
 from npy2tfrecord.errors import InputError, UsageError
 from npy2tfrecord.planning.feature_summary import make_histogram
 
@@ -303,6 +304,7 @@ def test_file_that_changes_after_the_scan_is_told(
             }
             victim.write_bytes(new[kind])
 
+    monkeypatch.setattr(surveyor, "BYTES_A_JOB", 0)  # no file is read whole when it is scanned
     vanishing(monkeypatch, victim, change, 2)
     with pytest.raises(InputError, match=r"/7\.npy: ") as caught:
         npy2tfrecord.convert(source, tmp_path / "out", num_shards=3, fsync=False, jobs=jobs)
@@ -313,6 +315,7 @@ def test_file_that_changes_after_the_scan_is_told(
 
 def test_file_that_changes_after_the_scan_is_left_out_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = plant(tmp_path / "s", *(f"{i}.npy" for i in range(10)))
+    monkeypatch.setattr(surveyor, "BYTES_A_JOB", 0)
     vanishing(monkeypatch, source / "7.npy", (source / "7.npy").unlink, 2)
     manifest = npy2tfrecord.convert(source, tmp_path / "out", num_shards=3, fsync=False, on_error="skip", jobs=1)
     assert [(Path(s.source).name, "gone" in s.reason) for s in manifest.skipped] == [("7.npy", True)]
@@ -363,8 +366,9 @@ def test_arrays_that_do_not_agree_are_listed_in_groups(tmp_path: Path, command: 
     assert lines[1:4] == [
         f"5 of float32, rank 2, e.g. {source}/a/0.npy",
         f"3 of float32, rank 1, e.g. {source}/b/0.npy",
-        f"2 of int64, rank 2, e.g. {source}/c/0.npy; expected one dtype and rank a feature: convert them one by one,"
-        " choosing with --include and --exclude, or give each kind a name of its own, NAME=PATH",
+        f"2 of int64, rank 2, e.g. {source}/c/0.npy; expected one dtype and rank a feature: give each kind a"
+        " name of its own, NAME=PATH or NAME=DIR:GLOB; or cast them to one, as with --dtype float64 and add trailing"
+        " axes of 1 with --rank 2; or choose with --include and --exclude",
     ]
     command.ok("convert", "--include", "a/", source, tmp_path / "out")
 
