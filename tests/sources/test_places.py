@@ -196,4 +196,4 @@ def test_globs_of_one_folder_meet_by_a_regular_expression(here: Path) -> None:
     save(here / "data", {f"{i}_{kind}": np.full(2, i) for i in range(3) for kind in ("clean", "label")})
     npy2tfrecord.convert(["clean=data:*_clean.npy", "label2=data:*_label.npy"], "out", key_by=r"^(\d+)_")
     found = read_back(here / "out")
-    assert {key: set(each.arrays) for key, each in found.items()} == dict.fromkeys("012", {"clean", "label2"})
+    assert {key: set(each.arrays) for key, each in found.items()} == {key: {"clean", "label2"} for key in "012"}
