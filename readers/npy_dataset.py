@@ -17,12 +17,13 @@ from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.sources.finder import find
+from npy2tfrecord.storage.in_flight import MOST_IN_FLIGHT
 from readers import splits
 from readers.dataset import check_padding_names, features_used
 from readers.options import ReadOptions
 from readers.outputs import choose_structure, columns_of
 from readers.pipeline.malloc import keep_large_blocks
-from readers.pipeline.strategy import choose
+from readers.pipeline.strategy import choose, waiting
 from readers.splits import Part
 
 if TYPE_CHECKING:
@@ -88,6 +89,8 @@ def load_npy(
     strategy = choose(used, selection.example_bytes, count, len(parts), chosen, files=True)
     # Any example is as near as any other: small pieces in random order are a better shuffle.
     strategy = dataclasses.replace(strategy, pieces=max(strategy.pieces, min(_MAX_PIECES, count // strategy.block)))
+    if scanned.in_flight:
+        strategy = waiting(strategy, min(scanned.in_flight, MOST_IN_FLIGHT), selection.example_bytes)
     if strategy.tune_malloc:
         keep_large_blocks()
     decoders = [
@@ -98,7 +101,7 @@ def load_npy(
     ]
 
     def make_stage(parts: Sequence[Part]) -> NpyFiles:
-        return NpyFiles(examples, parts, decoders, "label" in columns)
+        return NpyFiles(examples, parts, decoders, "label" in columns, strategy.ahead)
 
     return Builder(make_stage, parts, decoders, structure, chosen, strategy, manifest.examples).build()
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.checking.comparer import compare
 from npy2tfrecord.conversion.converter import Conversion
+from npy2tfrecord.conversion.surveyor import keep_small_files
 from npy2tfrecord.errors import ConflictError, DamageError, UsageError, display
 from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.example import parse_example
@@ -18,6 +21,7 @@ from npy2tfrecord.formats.shard import NO_LINK_FLAGS, check_example, content_of,
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Options, Sources, anchored, parse_path, parse_sources
+from npy2tfrecord.options import Path as AnyPath
 
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20
@@ -40,18 +44,20 @@ def verify(
     source: Sources | None = None,
     labels: str | os.PathLike[str] | None = None,
     split: str | os.PathLike[str] | None = None,
+    not_in: AnyPath | Sequence[AnyPath] = (),
     repair: bool = False,
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
+    in_flight: int | None = None,
     repaired: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Check that a data set is whole: every shard, record and index is what the manifest says.
 
     With `source`, every record is also compared with what its source makes now; `labels` and `split` are the files of
-    labels and of splits if the conversion had them. With `repair`, damaged shards are written again from the sources,
-    to the bytes they had, and `repaired` is called with each damage that is no more. `jobs`, `backend` and `scheduler`
-    are those of `convert`.
+    labels and of splits if the conversion had them, and `not_in` its earlier data sets. With `repair`, damaged shards
+    are written again from the sources, to the bytes they had, and `repaired` is called with each damage that is no
+    more. `jobs`, `backend`, `scheduler` and `in_flight` are those of `convert`.
 
     Returns the manifest. Raises `DamageError` that lists what is damaged: shard, record, offset, key, and the source
     if it is known; `UsageError` when there is no data set.
@@ -64,7 +70,7 @@ def verify(
     damage = _check_names(path, manifest)
     if pool.is_local(backend) and manifest.total_bytes < _BYTES_FOR_PROCESSES:
         jobs = 1
-    running = Options(jobs=jobs, backend=backend, scheduler=scheduler)
+    running = Options(jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight)
     jobs = pool.effective_jobs(jobs)
     damaged = _check_neighbours(path, manifest)
     needed = () if source is None else anchored(parse_sources(source), backend)
@@ -72,6 +78,7 @@ def verify(
         damaged |= _check_shards(path, manifest, jobs, backend)
         if source is not None:
             options = _options_of(manifest, {"labels": labels, "split": split}, running)
+            options = replace(options, not_in=_earlier_sets(manifest, not_in))  # type: ignore[arg-type]
             if repair and damaged:
                 manifest = Conversion(source, path, options).run(damaged=frozenset(damaged))
                 if repaired is not None:
@@ -128,22 +135,36 @@ def _options_of(manifest: Manifest, files: Mapping[str, str | os.PathLike[str] |
         kept["dtype"] = {name or None: dtype for name, dtype in kept["dtype"].items()}
         if kept["shard_size"] is None:
             del kept["shard_size"]
-        return Options(**kept, jobs=running.jobs, backend=running.backend, scheduler=running.scheduler)
+        return Options(
+            **kept,
+            jobs=running.jobs,
+            backend=running.backend,
+            scheduler=running.scheduler,
+            in_flight=running.in_flight,
+        )
     except UsageError:
         raise
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise DamageError(f"the manifest's options are not those of this version: {error}") from None
 
 
+def _earlier_sets(manifest: Manifest, paths: AnyPath | Sequence[AnyPath]) -> AnyPath | Sequence[AnyPath]:
+    """The data sets whose keys the conversion left out. Raises `UsageError` where they must be named, or must not."""
+    if not paths and manifest.sources.get("not_in") is not None:
+        raise UsageError("the data set holds what earlier ones lacked: name them with --not-in SET")
+    return paths
+
+
 def _compare(
     path: str, manifest: Manifest, source: Sources, options: Options, jobs: int
 ) -> Iterator[tuple[str, list[str]]]:
     """What differs between the shards and the sources, by shard."""
-    try:
-        planned = Conversion(source, path, options).plan_like(manifest)
-    except ConflictError as error:
-        raise DamageError(str(error)) from None
-    yield from compare(planned, path, options, jobs)
+    with keep_small_files(options) or nullcontext() as kept:
+        try:
+            planned = Conversion(source, path, options).plan_like(manifest, kept)
+        except ConflictError as error:
+            raise DamageError(str(error)) from None
+        yield from compare(planned, path, options, jobs)
 
 
 def _check_names(path: str, manifest: Manifest) -> list[str]:

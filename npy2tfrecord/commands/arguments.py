@@ -22,7 +22,7 @@ exit codes:
 # Keywords of the library that the groups below set.
 SELECTION_OPTIONS = ("include", "exclude", "files_from", "follow_symlinks", "on_error")
 EXAMPLE_OPTIONS = ("rows", "group_by_suffix", "members", "dtype", "rank", "void_dtype")
-RUNNING_OPTIONS = ("jobs", "backend", "scheduler")
+RUNNING_OPTIONS = ("jobs", "backend", "scheduler", "in_flight")
 
 _TAKING_REGEX = ("--key-by", "--label-by", "--split-by")
 
@@ -146,6 +146,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     add("--jobs", "-j", metavar="N", type=int, help="worker processes (one per core)")
     add("--backend", metavar="NAME", help="joblib's backend (loky); dask for a cluster")
     add("--scheduler", metavar="ADDRESS", help="address of the Dask scheduler, such as tcp://host:8786")
+    add("--in-flight", metavar="N", type=int, help="requests to storage that a worker keeps under way (as many as pay)")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -19,8 +19,10 @@ from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.natural_order import first_inversion
 from npy2tfrecord.sources.finder import Batch, find, passed_over
-from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, run_here
+from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, read_here
 from npy2tfrecord.sources.scanner import Scan, scan_files
+from npy2tfrecord.storage.in_flight import MOST_IN_FLIGHT, InFlight, remember, remembered
+from npy2tfrecord.storage.kept import BYTES_A_JOB, KeptFiles
 
 _TASKS_FOR_FORKS = 3  # below, forking takes longer than reading the headers
 _TASKS_FOR_PROCESSES = 30  # the same for processes that start anew
@@ -81,6 +83,7 @@ def scan(
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
+    in_flight: int | None = None,
 ) -> ScanReport:
     """What arrays there are, by their headers alone: the features with dtypes and shapes, and the bad sources.
 
@@ -104,6 +107,7 @@ def scan(
         "jobs": jobs,
         "backend": backend,
         "scheduler": scheduler,
+        "in_flight": in_flight,
     }
     options = Options(**given)
     parsed = anchored(parse_sources(sources), backend)
@@ -145,24 +149,45 @@ def _shapes(examples: Examples, example: int) -> dict[str, tuple[int, ...]]:
     return {feature: header.shape[0 if examples.rows is None else 1 :] for feature, header in headers}
 
 
-def survey(batches: Iterable[Batch], options: Options, report: Report | None = None) -> Scan:
-    """The scan of all files of the batches, by the workers that the options ask for; raises as `scan_files` does."""
-    return scan_files(batches, options, _runner(options), report)
+def keep_small_files(options: Options) -> KeptFiles | None:
+    """Memory for small files that a scan reads whole, if this process or forks of it are to write them."""
+    if not pool.is_local(options.backend) or options.rows or options.casts:
+        return None
+    return KeptFiles(BYTES_A_JOB * (pool.effective_jobs(options.jobs) if pool.can_fork() else 1))
 
 
-def _runner(options: Options) -> Run:
-    """The way to run the tasks of a scan: here while they are few, else by workers."""
+def survey(
+    batches: Iterable[Batch], options: Options, report: Report | None = None, kept: KeptFiles | None = None
+) -> Scan:
+    """The scan of all files of the batches, by the workers that the options ask for; raises as `scan_files` does.
+
+    Files that are read in this process are read whole as long as `kept` has room.
+    """
+    remember(0)
+    scanned = scan_files(batches, options, _runner(options, kept), report)
+    return replace(scanned, in_flight=remembered())
+
+
+def _runner(options: Options, kept: KeptFiles | None) -> Run:
+    """The way to run the tasks of a scan: here while they are few or storage waits, else by workers."""
 
     def run(
         function: Callable[..., FileHeaders], tasks: Iterator[Task], tick: Callable[[], None]
     ) -> Iterator[FileHeaders]:
         jobs, backend = pool.effective_jobs(options.jobs), options.backend
-        is_local, can_fork = pool.is_local(backend), pool.can_fork()
-        few = _TASKS_FOR_FORKS if can_fork else _TASKS_FOR_PROCESSES
-        first = list(islice(tasks, few))
-        tasks = chain(first, tasks)
-        if is_local and (jobs == 1 or len(first) < few):
-            return run_here(function, tasks, tick)
-        return pool.run(function, tasks, jobs=jobs, backend=backend, tick=tick)
+        if not pool.is_local(backend):
+            yield from pool.run(function, tasks, jobs=jobs, backend=backend, tick=tick)
+            return
+        few = _TASKS_FOR_FORKS if pool.can_fork() else _TASKS_FOR_PROCESSES
+        with InFlight(options.in_flight, most=MOST_IN_FLIGHT * jobs) as requests:
+            # Its first files say whether storage waits. Then one process does as well as many, and keeps what it reads.
+            yield from read_here(islice(tasks, 1), requests, kept)
+            first = [] if requests.target else list(islice(tasks, max(0, few - 1)))
+            tasks = chain(first, tasks)
+            if jobs == 1 or len(first) < few - 1:
+                yield from read_here(tasks, requests, kept)
+                remember(requests.target)
+                return
+        yield from pool.run(function, tasks, jobs=jobs, backend=backend, tick=tick)
 
     return run

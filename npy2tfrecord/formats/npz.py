@@ -11,7 +11,9 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError, display
@@ -127,18 +129,29 @@ class MemberStream:
             )
 
 
+Run = Callable[[Callable[[Iterator[int]], None], Sequence[int]], None]
+"""Calls a function so that it gets all of the numbers, perhaps in several threads."""
+
+
+def in_order(work: Callable[[Iterator[int]], None], numbers: Sequence[int]) -> None:
+    """Do `work` for numbers, one after the other."""
+    work(iter(numbers))
+
+
 def list_members(
     path: bytes,
     name: str | None,
     most: int | None = None,
     bad: list[InputError] | None = None,
     member: str | None = None,
+    run: Run = in_order,
 ) -> tuple[list[tuple[str, Member, Header]], os.stat_result]:
     """The features an archive gives, each with its member and header, and the file's status.
 
     These are all its members, or for `name` the one so called, or the only one there is. With `member` it is that
     member, whatever its name. What nobody asked for may be no array. Of more than `most` members, one more than that is
-    read. Raises `InputError`, `OSError`; the errors of single members go to `bad` instead if that is given.
+    read. `run` may read several at the same time. Raises `InputError`, `OSError`; the errors of single members go to
+    `bad` instead if that is given.
     """
     with syscalls.opened(path) as handle:
         status = syscalls.fstat(handle)
@@ -164,21 +177,33 @@ def list_members(
         for called, count in Counter(names).items():
             if count > 1:
                 raise InputError(path, f"{count} members named {display(called)!r}", "one array a name")
-        found = []
         chosen = _chosen(infos, name, path) if member is None else _called(infos, member, path)
-        for info in chosen[: None if most is None else most + 1]:
-            try:
-                read, header = _read_member(handle, info, path, ends[info.filename])
-            except InputError as error:
-                if bad is not None:
-                    bad.append(error)
-                    continue
-                if name is None and len(infos) > 1:
-                    others = " (NAME=FILE.npz takes the member NAME alone, NAME=FILE.npz[MEMBER] one of any name)"
-                    raise InputError(error.where, error.found, error.expected + others) from None
-                raise
-            found.append((name or read.name, read, header))
-    return found, status
+        chosen = chosen[: None if most is None else most + 1]
+        found: dict[int, tuple[str, Member, Header] | InputError] = {}
+
+        def read(numbers: Iterator[int]) -> None:
+            for i in numbers:
+                info = chosen[i]
+                try:
+                    one, header = _read_member(handle, info, path, ends[info.filename])
+                    found[i] = name or one.name, one, header
+                except InputError as error:
+                    if bad is not None:
+                        found[i] = error
+                        continue
+                    if name is None and len(infos) > 1:
+                        others = " (NAME=FILE.npz takes the member NAME alone, NAME=FILE.npz[MEMBER] one of any name)"
+                        raise InputError(error.where, error.found, error.expected + others) from None
+                    raise
+
+        run(read, range(len(chosen)))
+    good = []
+    for _, each in sorted(found.items(), key=itemgetter(0)):
+        if not isinstance(each, InputError):
+            good.append(each)
+        elif bad is not None:
+            bad.append(each)
+    return good, status
 
 
 def _chosen(infos: list[zipfile.ZipInfo], name: str | None, path: bytes) -> list[zipfile.ZipInfo]:

@@ -37,6 +37,8 @@ class Column:
     members_are_examples: bool
     sources: np.ndarray  # of each example, in the order of writing
     channels: int  # for statistics; 0 when there are none
+    kept: int = -1  # the number of the memory that small files are kept in
+    places: list[int] | None = None  # of each source in it, or -1
 
     @cached_property
     def paths(self) -> list[bytes]:
@@ -136,6 +138,19 @@ class Plan:
         """The names of all shards."""
         return [file for split in self.splits for file, _ in split.shards()]
 
+    def files_of_part(self, number: int, count: int) -> list[str]:
+        """The shards of one of `count` parts, which are numbered from 1: every `count`-th."""
+        return self.files[number - 1 :: count]
+
+    def count_files(self) -> int:
+        """How many files are to be opened: those that were not kept whole; of rows, too few to count."""
+        if self.examples.rows is not None:
+            return 0
+        return sum(
+            len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
+            for table, sources in zip(self.examples.tables, self.examples.sources, strict=True)
+        )
+
     def shard_sizes(self) -> dict[str, int]:
         """The bytes of every shard."""
         return {
@@ -196,4 +211,6 @@ def _column(table: SourceTable, sources: np.ndarray, cast: Cast, channels: int) 
         members_are_examples=table.members_are_examples,
         sources=local.reshape(-1).astype(np.int32),
         channels=channels,
+        kept=table.kept,
+        places=None if table.places is None else table.places[distinct].tolist(),
     )

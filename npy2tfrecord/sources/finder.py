@@ -17,6 +17,8 @@ from npy2tfrecord.formats.manifest import Hash
 from npy2tfrecord.options import Options, Source
 from npy2tfrecord.sources.patterns import Selection, read_file_list
 from npy2tfrecord.sources.table import FileSet
+from npy2tfrecord.storage.in_flight import Batch as Requests
+from npy2tfrecord.storage.in_flight import InFlight
 
 SUFFIXES = frozenset(b"." + bytes(letters) for end in b"yz" for letters in product(b"nN", b"pP", (end, end - 32)))
 _NPY = {b".npy"}
@@ -25,7 +27,11 @@ _COUNTED_SUFFIX = re.compile(rb"\.[a-z0-9_+-]{1,12}")  # names may hold anything
 _LEFT_OUT = "left out by pattern"
 _COMPRESSED_FOUND = "a file that is compressed as a whole"
 _UNPACKED = "a .npy or .npz file: unpack it first, with gunzip or the like, or --exclude it"
+_MOST_AHEAD = 256  # directories that are listed before their turn
 _NAMES_AT_ONCE = 1 << 16  # joined: it takes 80 bytes for each meanwhile
+
+
+_Identities = frozenset[tuple[int, int]]  # of directories: device and inode
 
 
 class Batch(NamedTuple):
@@ -117,7 +123,7 @@ def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
                 )
                 continue
             if listed is None:
-                found = _walk(feature, root, selection, options.follow_symlinks)
+                found = _walk(feature, root, selection, options)
             else:
                 found = _listed_files(feature, root, listed, selection)
             is_empty = True
@@ -178,44 +184,65 @@ def _listed_files(feature: str | None, root: bytes, paths: list[bytes], selectio
         yield Batch(feature, root + key, key, names, [])
 
 
-def _walk(feature: str | None, root: bytes, selection: Selection, follow_symlinks: bool) -> Iterator[Batch]:
-    stack: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(b"", frozenset())]
-    while stack:
-        key, ancestors = stack.pop()
-        directory = root + key
-        listing = _Listing(key, selection, follow_symlinks)
-        try:
-            if follow_symlinks:
-                status = os.stat(directory)
-                identity = (status.st_dev, status.st_ino)
-                if identity in ancestors:
-                    found = "a link to a directory that it is in itself"
-                    yield Batch(feature, directory, key, [], [InputError(directory, found, "no loop; --exclude it")])
-                    continue
-                ancestors |= {identity}
-            with os.scandir(directory) as entries:
-                listing.read(entries)
-        except OSError as error:
-            listing.problems.append(
-                InputError(directory, f"cannot look into the directory: {error.strerror}", "a readable directory")
-            )
-        listing.files.sort()
-        yield Batch(feature, directory, key, listing.files, listing.problems, passed_over=listing.passed_over)
-        listing.subdirectories.sort(reverse=True)
-        stack.extend((key + name + b"/", ancestors) for name in listing.subdirectories)
+def _walk(feature: str | None, root: bytes, selection: Selection, options: Options) -> Iterator[Batch]:
+    """The directories below `root`. Where storage waits, those that come next are listed meanwhile."""
+    ahead: dict[bytes, tuple[_Listing, Requests]] = {}
+    with InFlight(options.in_flight) as requests:
+
+        def begin(key: bytes, ancestors: _Identities) -> tuple[_Listing, Requests]:
+            listing = _Listing(root, key, ancestors, selection, options.follow_symlinks)
+            return listing, requests.submit(listing.take, (0,), lambda _: listing.path)
+
+        stack: list[tuple[bytes, _Identities]] = [(b"", frozenset())]
+        while stack:
+            key, ancestors = stack.pop()
+            listing, request = ahead.pop(key) if key in ahead else begin(key, ancestors)
+            if requests.target:
+                for following, ancestors_there in reversed(stack[-_MOST_AHEAD:]):
+                    if len(ahead) < _MOST_AHEAD and following not in ahead:
+                        ahead[following] = begin(following, ancestors_there)
+            requests.wait(request)
+            listing.files.sort()
+            yield Batch(feature, listing.path, key, listing.files, listing.problems, passed_over=listing.passed_over)
+            listing.subdirectories.sort(reverse=True)
+            stack.extend((key + name + b"/", listing.ancestors) for name in listing.subdirectories)
 
 
 @dataclass
 class _Listing:
-    """What one directory holds."""
+    """What one directory holds; `key` is its path below `root`."""
 
+    root: bytes
     key: bytes
+    ancestors: _Identities  # of what is in it: itself included, if links are followed
     selection: Selection
     follow_symlinks: bool
     files: list[bytes] = field(default_factory=list)
     subdirectories: list[bytes] = field(default_factory=list)
     problems: list[InputError] = field(default_factory=list)
     passed_over: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def path(self) -> bytes:
+        return self.root + self.key
+
+    def take(self, numbers: Iterator[int]) -> None:
+        """List the directory: a request, of which there is one."""
+        for _ in numbers:
+            try:
+                if self.follow_symlinks:
+                    status = os.stat(self.path)
+                    identity = (status.st_dev, status.st_ino)
+                    if identity in self.ancestors:
+                        found = "a link to a directory that it is in itself"
+                        self.problems.append(InputError(self.path, found, "no loop; --exclude it"))
+                        continue
+                    self.ancestors |= {identity}
+                with os.scandir(self.path) as entries:
+                    self.read(entries)
+            except OSError as error:
+                found = f"cannot look into the directory: {error.strerror}"
+                self.problems.append(InputError(self.path, found, "a readable directory"))
 
     def read(self, entries: Iterable[os.DirEntry[bytes]]) -> None:
         """Sort the entries of the directory into files, subdirectories, and what is passed over."""

@@ -17,7 +17,9 @@ from npy2tfrecord.formats.tfrecord import MAX_DATA_BYTES
 from npy2tfrecord.options import DEFAULT_FEATURE, Options
 from npy2tfrecord.sources.finder import Found
 from npy2tfrecord.sources.headers import is_void, special, void_error, with_void_dtype
-from npy2tfrecord.sources.table import SourceTable, in_archive, stamp, unreadable
+from npy2tfrecord.sources.table import SourceTable, in_archive, unreadable
+from npy2tfrecord.storage.in_flight import InFlight, remember, remembered
+from npy2tfrecord.storage.local import stamp
 
 MAX_FEATURES = 64  # that names inside archives, or of files, may make
 _SHOWN = 3
@@ -38,18 +40,36 @@ def npz_tables(name: str | None, found: Found, options: Options, problems: list[
     With `options.members` it is one table, of all members. Raises `UsageError` for more features than anybody means.
     """
     files, dir_ids = found.npz, found.npz.dir_ids
+    paths = [files.dirs[d] + file for d, file in zip(dir_ids.tolist(), files.names, strict=True)]
+    listed: dict[int, list[tuple[str, _Source]] | InputError] = {}  # all of an archive, or nothing
+    problems_of: list[list[InputError]] = [[] for _ in paths]  # of members
+    with InFlight(options.in_flight, begin=remembered()) as requests:
+        run: npz.Run = requests.run if len(paths) == 1 else npz.in_order
+
+        def read(numbers: Iterator[int]) -> None:
+            for file in numbers:
+                try:
+                    bad = problems_of[file]
+                    listed[file] = [*_sources(paths[file], file, name, found.members.get(file), options, bad, run)]
+                except InputError as error:
+                    listed[file] = error
+                except OSError as error:
+                    listed[file] = special(paths[file]) or unreadable(paths[file], error)
+
+        if len(paths) == 1:
+            read(iter((0,)))
+        else:
+            requests.run(read, range(len(paths)), paths.__getitem__)
+        remember(requests.target)
     by_feature: dict[str, list[_Source]] = {}
-    for file in range(len(files)):
-        path = files.dirs[dir_ids[file]] + files.names[file]
-        try:
-            for feature, source in [
-                *_sources(path, file, name, found.members.get(file), options, problems)
-            ]:  # all of an archive, or nothing
+    for file, path in enumerate(paths):
+        problems += problems_of[file]
+        found_there = listed[file]
+        if isinstance(found_there, InputError):
+            problems.append(found_there)
+        else:
+            for feature, source in found_there:
                 by_feature.setdefault(feature, []).append(source)
-        except InputError as error:
-            problems.append(error)
-        except OSError as error:
-            problems.append(special(path) or unreadable(path, error))
         if len(by_feature) > MAX_FEATURES:
             raise UsageError(_too_many(path, by_feature))
     for feature, sources in by_feature.items():
@@ -79,7 +99,13 @@ def _too_many(path: bytes, features: Iterable[str]) -> str:
 
 
 def _sources(
-    path: bytes, file: int, name: str | None, chosen: str | None, options: Options, problems: list[InputError]
+    path: bytes,
+    file: int,
+    name: str | None,
+    chosen: str | None,
+    options: Options,
+    problems: list[InputError],
+    run: npz.Run,
 ) -> Iterator[tuple[str, _Source]]:
     """The members of one archive, each with the name of its feature.
 
@@ -87,12 +113,12 @@ def _sources(
     are good.
     """
     if chosen is not None:
-        members, status = npz.list_members(path, name, member=chosen)
+        members, status = npz.list_members(path, name, member=chosen, run=run)
     elif options.members:
-        members, status = npz.list_members(path, None, bad=problems)
+        members, status = npz.list_members(path, None, bad=problems, run=run)
         members.sort(key=lambda found: os.fsencode(found[1].name))
     else:
-        members, status = npz.list_members(path, name, MAX_FEATURES)
+        members, status = npz.list_members(path, name, MAX_FEATURES, run=run)
     for feature, member, header in members:
         try:
             usable = _usable(path, member, with_void_dtype(header, options), options)

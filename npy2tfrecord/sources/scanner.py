@@ -36,6 +36,7 @@ class Scan:
     tables: tuple[SourceTable, ...]
     problems: list[InputError] = field(default_factory=list)
     found: FoundByFeature = field(default_factory=dict)
+    in_flight: int = 0  # requests that were under way in the end: more than 0 where storage waits
 
 
 def scan_files(batches: Iterable[Batch], options: Options, run: Run = run_here, report: Report | None = None) -> Scan:
@@ -64,7 +65,7 @@ def scan_files(batches: Iterable[Batch], options: Options, run: Run = run_here, 
         _check_features_meet([*tables.values()], options)
     for name in tables:
         check_feature_name(name)
-        table = tables[name] = _with_rank(tables[name], options)
+        table = tables[name] = with_rank(tables[name], options)
         _check_agreement(table, options)
     return Scan(tuple(tables.values()), problems, found)
 
@@ -114,7 +115,8 @@ def _npy_table(
     known: dict[bytes, int] = {}
     headers: list[Header] = []
     bad: dict[int, InputError] = {}
-    for _, start, raws, ids, stamped, failed in parts:
+    kept, places = -1, np.full(count, -1, dtype=np.int64)
+    for _, start, raws, ids, stamped, failed, number, placed in parts:
         renumbered = np.empty(len(raws) + 1, dtype=np.int32)
         renumbered[-1] = -1
         for local, raw in enumerate(raws):
@@ -124,6 +126,8 @@ def _npy_table(
             renumbered[local] = known[raw]
         header_ids[start : start + len(ids)] = renumbered[ids]
         stamps[start : start + len(ids)] = stamped
+        if placed is not None:
+            kept, places[start : start + len(ids)] = number, placed
         bad.update({start + i: error for i, error in failed})
     unusable = np.array([*map(is_void, headers), False])  # the last is for -1: no header
     for i in np.flatnonzero(unusable[header_ids]).tolist():
@@ -139,6 +143,8 @@ def _npy_table(
         stamps=stamps,
         suffix=b".npy",
         single_file=found.single_file,
+        kept=kept,
+        places=None if kept < 0 else places,
     )
     if bad:
         table = table.take(np.setdiff1d(table.file_ids, np.fromiter(bad, dtype=np.int64), assume_unique=True))
@@ -192,7 +198,7 @@ def _check_features_meet(tables: list[SourceTable], options: Options) -> None:
     raise UsageError(f"{len(tables)} features, each of one key only: {shown}; expected {remedy}")
 
 
-def _with_rank(table: SourceTable, options: Options) -> SourceTable:
+def with_rank(table: SourceTable, options: Options) -> SourceTable:
     """The table with trailing axes of 1 where arrays have fewer than the option says. The bytes stay the same."""
     rank = options.rank_of(table.feature)
     if rank is None:

@@ -14,10 +14,6 @@ from npy2tfrecord.errors import InputError, UnstableError
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member
 
-# Odd, so that two sizes with the same time never have the same stamp, nor two times with the same size.
-_STAMP_FACTOR = 0x9E3779B97F4A7C15
-_STAMP_MASK = 2**63 - 1
-
 
 @dataclass
 class FileSet:
@@ -69,6 +65,8 @@ class SourceTable:
     members: list[Member] | None = None
     members_are_examples: bool = False  # the key is that of the file, a slash and the member's name
     single_file: bool = False
+    kept: int = -1  # the number of the memory that small files are kept in
+    places: np.ndarray | None = None  # of each source's file in it, or -1; int64
 
     def __len__(self) -> int:
         return len(self.file_ids)
@@ -120,6 +118,7 @@ class SourceTable:
             file_ids=self.file_ids[sources],
             header_ids=self.header_ids[sources],
             stamps=self.stamps[sources],
+            places=None if self.places is None else self.places[sources],
             members=[self.members[i] for i in sources.tolist()] if self.members else None,
         )
 
@@ -134,7 +133,7 @@ class SourceTable:
 
 
 def _has_suffix(name: bytes, suffix: bytes) -> bool:
-    """Whether a name ends in `suffix`, of which the last four bytes are compared without case."""
+    """Whether a name ends in `suffix`. The case of the last four bytes does not matter."""
     end = name[-len(suffix) :]
     return end[:-4] == suffix[:-4] and end[-4:].lower() == suffix[-4:]
 
@@ -184,15 +183,6 @@ def _found(match: re.Match[str] | None) -> bytes:
         return b""
     groups = [group for group in match.groups() if group is not None]
     return os.fsencode("/".join(groups or [match[0]]))
-
-
-def stamp(status: os.stat_result) -> int:
-    """A file's size and time of modification as one number of 63 bits: another one means that the content changed.
-
-    The inode and the time of the last change of status have no part in it. Both change without the content: by
-    `chmod`, by a hard link, and on network file systems that number their files anew.
-    """
-    return (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
 
 
 def member_keys(keys: list[bytes], members: list[Member]) -> list[bytes]:

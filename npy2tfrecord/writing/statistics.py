@@ -30,14 +30,34 @@ class Moments:
         self.inf = np.zeros(channels, dtype=np.int64)
         self.low: list[Any] = [None] * channels
         self.high: list[Any] = [None] * channels
+        self._begun: np.ndarray = np.zeros(0)  # a block that is not full yet
+        self._begun_count = 0
 
     def add(self, values: np.ndarray) -> None:
         """Add values whose channels alternate (the last axis of arrays in C order)."""
         if values.dtype.kind == "b":
             values = values.view(np.uint8)
         step = max(1, _BLOCK_VALUES // self.channels) * self.channels
-        for start in range(0, len(values), step):
+        if self._begun_count:  # blocks are cut by number, so that they are the same however the values came
+            missing = values[: step - self._begun_count]
+            self._begun[self._begun_count : self._begun_count + len(missing)] = missing
+            self._begun_count += len(missing)
+            values = values[len(missing) :]
+            if self._begun_count == step:
+                self._end_block()
+        whole = len(values) // step * step
+        for start in range(0, whole, step):
             self._add_block(values[start : start + step].reshape(-1, self.channels))
+        if rest := len(values) - whole:
+            if len(self._begun) < step or self._begun.dtype != values.dtype:
+                self._begun = np.empty(step, dtype=values.dtype)
+            self._begun[:rest] = values[whole:]
+            self._begun_count = rest
+
+    def _end_block(self) -> None:
+        count, self._begun_count = self._begun_count, 0
+        if count:
+            self._add_block(self._begun[:count].reshape(-1, self.channels))
 
     def _add_block(self, block: np.ndarray) -> None:
         wide = np.ascontiguousarray(block.T, dtype=np.float64) if self.channels > 1 else block.T.astype(np.float64)
@@ -107,6 +127,7 @@ class Moments:
 
     def state(self) -> dict[str, list[Any]]:
         """Everything, as JSON keeps it to the last bit."""
+        self._end_block()
         return {
             "count": self.count.tolist(),
             "mean": self.mean.tolist(),

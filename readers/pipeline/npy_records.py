@@ -111,8 +111,11 @@ def _to_bytes(values: tf.Tensor) -> tf.Tensor:
 class NpyFiles:
     """Examples `first` to `first + count` of each part. An element is an example's columns."""
 
-    def __init__(self, examples: Examples, parts: Sequence[Part], decoders: Sequence[Decoder], label: bool) -> None:
+    def __init__(
+        self, examples: Examples, parts: Sequence[Part], decoders: Sequence[Decoder], label: bool, ahead: int = 1
+    ) -> None:
         self.parts = tuple(parts)
+        self._ahead = ahead  # files of a part that are read at the same time
         self._first = tf.constant([part.first for part in parts], tf.int64)
         self._count = tf.constant([part.count for part in parts], tf.int64)
         # Only what these parts need is put into the graph.
@@ -147,7 +150,10 @@ class NpyFiles:
         first = self._first[part]
         last = first + self._count[part]
         if not self._rows:
-            return tf.data.Dataset.range(first - self._low, last - self._low).map(_plain(self._example))
+            numbers = tf.data.Dataset.range(first - self._low, last - self._low)
+            if self._ahead == 1:
+                return numbers.map(_plain(self._example))
+            return numbers.map(_plain(self._example), num_parallel_calls=self._ahead, deterministic=True)
         begin = tf.searchsorted(self._segments, [first], side="right", out_type=tf.int64)[0] - 1
         end = tf.searchsorted(self._segments, [last], side="left", out_type=tf.int64)[0]
 

@@ -24,7 +24,7 @@ from readers.pipeline.decoding import Decoder
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """One tensor of the elements to batch: `decoder` tells how to pad it; None when nothing varies."""
+    """One tensor of the elements to batch: `decoder` says how to pad it; None when nothing varies."""
 
     decoder: Decoder | None
 
