@@ -7,6 +7,7 @@ way they take from there. Nothing here runs Python for an element.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Protocol
@@ -315,7 +316,7 @@ class Builder:
     def _cached(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         if not self.options.cache:
             return dataset
-        return dataset.cache("" if self.options.cache is True else self.options.cache)
+        return dataset.cache("" if self.options.cache is True else os.fsencode(self.options.cache))
 
     def _with_cardinality(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         options = self.options
