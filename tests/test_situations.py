@@ -827,3 +827,22 @@ def test_inputs_by_name_for_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert same(inputs["image"], np.load("I.npy"))
     assert same(inputs["aux"], np.load("A.npy"))
     assert label.tolist() == [0, 1, 2, 3]
+
+
+def test_recordings_are_read_in_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    """Recordings of different length, with a mark for each point in time: windows of 40 every 20."""
+    pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    lengths = {"n1": 100, "n2": 130, "n3": 39}
+    put(tmp_path, {f"eeg/{key}.npy": f4(n, 2) for key, n in lengths.items()})
+    put(tmp_path, {f"mark/{key}.npy": _RNG.integers(0, 2, n, np.uint8) for key, n in lengths.items()})
+    command.ok("convert", "eeg=eeg", "mark=mark", "out", "--no-shuffle")
+    dataset = readers.load_dataset("out", window=40, hop=20)
+    found = []
+    for element in dataset.as_numpy_iterator():
+        key, start = element["key"].decode(), int(element["start"])
+        for feature in ("eeg", "mark"):
+            assert same(element[feature], np.load(f"{feature}/{key}.npy")[start : start + 40])
+        found.append((key, start))
+    assert found == [("n1", start) for start in (0, 20, 40, 60)] + [("n2", start) for start in (0, 20, 40, 60, 80)]
+    assert len(dataset) == 9
