@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from npy2tfrecord.formats.dtypes import dtype_from_name
 from npy2tfrecord.formats.manifest import FeatureInfo
-from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.syscalls import usable_cores
 from readers.options import AUTOTUNE, ReadOptions
 from readers.windows import choose_axes
