@@ -68,7 +68,7 @@ class Builder:
         self.axes: dict[str, int] = {}
         if options.window is not None and options.hop is not None:
             infos = [decoder.info for decoder in decoders]
-            self.axes = choose_axes(infos)
+            self.axes = choose_axes(infos, options.window)
             cut = next(info for info in infos if info.name in self.axes)
             everything = self.examples == data_set_examples
             size = options.window, options.hop
