@@ -130,8 +130,6 @@ def _parse_jobs(value: Any, option: str) -> int:
     return jobs
 
 
-_MEMBER = re.compile(rb"(.+\.npz)\[(.+)\]", re.DOTALL | re.IGNORECASE)
-
 _Parser = Callable[[Any, str], Any]
 
 
@@ -202,7 +200,7 @@ _PARSERS: dict[str, _Parser] = {
 
 
 class Source(NamedTuple):
-    """A source as it was given: `PATH`, `NAME=PATH` or `SPLIT:NAME=PATH`; `FILE.npz[MEMBER]` and `DIR:GLOB` too."""
+    """A source as it was given: a path with its feature and split, and what it takes of an archive or a directory."""
 
     feature: str | None
     path: bytes
@@ -277,15 +275,18 @@ def _split_of(name: str) -> tuple[str, str | None]:
 
 
 def _locate(place: Path, feature: str | None, split: str | None) -> Source:
-    """The source at a path, at `FILE.npz[MEMBER]` or `DIR:GLOB`; what exists by the whole name is a path."""
+    """The source at a path, `PATH[MEMBER]` or `DIR:GLOB`; what exists by the whole name is a path."""
     path = os.fsencode(local_path(place, "source"))
     if isinstance(place, os.PathLike) or os.path.lexists(path):
         return Source(feature, path, split=split)
-    if match := _MEMBER.fullmatch(path):
-        member = os.fsdecode(match[2])
+    bracket = path.find(b"[") if path.endswith(b"]") else -1
+    while bracket >= 0 and path[:bracket][-4:].lower() != b".npz" and not os.path.isdir(path[:bracket]):
+        bracket = path.find(b"[", bracket + 1)
+    if 0 < bracket < len(path) - 2:
+        member = os.fsdecode(path[bracket + 1 : -1])
         if feature is None and not FEATURE_PATTERN.fullmatch(member):
             raise UsageError(f"source {display(path)}: the member's name can't be a feature's; give it one, NAME=PATH")
-        return Source(feature or member, match[1], member=member, split=split)
+        return _locate(path[:bracket], feature or member, split)._replace(member=member)
     colon = path.find(b":")
     while colon >= 0 and not os.path.isdir(path[:colon]):
         colon = path.find(b":", colon + 1)
@@ -507,7 +508,9 @@ def _parse_split_table(split: Any) -> str | None:
     """The path of a table of splits; None for any other way to split."""
     if isinstance(split, os.PathLike):
         return parse_path(split, "split")
-    return split if isinstance(split, str) and split.lower().endswith(".csv") and "=" not in split else None
+    if isinstance(split, str) and split.lower().endswith(".csv") and "=" not in split:
+        return parse_path(split, "split")
+    return None
 
 
 def _parse_folds(split: Any) -> int:
