@@ -29,8 +29,10 @@ from readers.manifests import Paths, PlacedShard, find_sets, load_manifest
 from readers.options import Features, ReadOptions
 from readers.outputs import LENGTH, columns_of, fill, name_columns
 from readers.shards.example_parser import Templates
+from readers.shards.heads import read_sizes
 from readers.shards.index import Keys, Table, load_keys, load_table
 from readers.shards.presence import check_shards, open_shard
+from readers.windows import START, Windows, choose_axes
 
 Example = Any  # a dict of arrays, an array or a tuple, in each other too, as `features` says
 
@@ -53,27 +55,44 @@ class _File:
             os.close(self.handle)
 
 
+class _Wanted(NamedTuple):
+    """An example: a record of a shard, and where its window begins, if windows are read."""
+
+    record: int
+    start: int
+
+
 class _Run(NamedTuple):
-    """Records of a shard that are read together, and the place in a list that each goes to."""
+    """Examples of a shard that are read together, and the place in a list that each goes to."""
 
     shard: int
     base: int  # offset in the file
     size: int
-    records: list[tuple[int, int]]
+    wanted: list[tuple[_Wanted, int]]
 
 
 class ArraySource:
     """`len(source)` examples; `source[i]` is one, `source[2:5]` or `source[[3, 1, 2]]` a list of them.
 
     An example is a dict of arrays by feature, with `key` (a str) and `label` (an int, or a float for float32) where
-    there is one; `features` chooses as in `load_dataset`. Arrays are writable and the caller's own. Works from any
-    thread, in forked and spawned processes, and pickles as the path and what was asked for.
+    there is one; `features` chooses as in `load_dataset`. With `window` and `hop` the examples are windows of the
+    arrays, as there, with `start`. Arrays are writable and the caller's own. Works from any thread, in forked and
+    spawned processes, and pickles as the path and what was asked for.
     """
 
-    def __init__(self, path: Paths, *, split: str | None = None, features: Features = None) -> None:
+    def __init__(
+        self,
+        path: Paths,
+        *,
+        split: str | None = None,
+        features: Features = None,
+        window: int | None = None,
+        hop: int | None = None,
+    ) -> None:
         self._path = find_sets(path)
         self._split = split
-        self._features = ReadOptions(features=features).features  # validated
+        options = ReadOptions(features=features, window=window, hop=hop)  # validated
+        self._features, self._window, self._hop = options.features, options.window, options.hop
         self.manifest: Manifest = load_manifest(self._path)
         if self.manifest.compression != "none":
             raise UsageError(
@@ -81,7 +100,7 @@ class ArraySource:
                 "can be found by itself; read them with readers.load_dataset, or convert with --compression none"
             )
         selection = splits.select(self.manifest, split)
-        self._structure = name_columns(self.manifest, self._features)
+        self._structure = name_columns(self.manifest, self._features, self._window is not None)
         self._columns = columns_of(self._structure)
         for column in self._columns:
             if column.endswith(LENGTH):
@@ -90,8 +109,22 @@ class ArraySource:
         self._shards = selection.shards
         self._parts = selection.parts
         self._ends = list(accumulate(part.count for part in self._parts))
+        used = [info for info in self.manifest.features if info.name in self._columns]
+        axes = choose_axes(used, self._window) if self._window is not None else {}
         check_shards([self._shards[part.shard] for part in self._parts])
+        self._windows = self._count_windows(axes)
         self._start()
+
+    def _count_windows(self, axes: Mapping[str, int]) -> Windows | None:
+        if self._window is None or self._hop is None:
+            return None
+        name, axis = next(iter(axes.items()))
+        size = self.manifest.feature(name).shape[axis]
+        if size is None:
+            sizes = read_sizes(self._shards, self._parts, self.manifest, axes)
+        else:
+            sizes = np.full(self._examples, size, np.int64)
+        return Windows.of_sizes(axes, self._window, self._hop, sizes)
 
     def _start(self) -> None:
         self._templates = Templates(info.name for info in self.manifest.features)
@@ -102,18 +135,24 @@ class ArraySource:
         self._in_flight: tuple[int, InFlight] | None = None  # the process it is of, and the reads of lists
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (self._path, self._split, self._features)
+        return _remake, (self._path, self._split, self._features, self._window, self._hop)
 
     def __repr__(self) -> str:
         paths = self._path if len(self._path) > 1 else self._path[0]
-        return f"ArraySource({paths!r}, split={self._split!r}, examples={len(self)})"
+        windows = f", window={self._window}, hop={self._hop}" if self._windows is not None else ""
+        return f"ArraySource({paths!r}, split={self._split!r}{windows}, examples={len(self)})"
 
     def __len__(self) -> int:
+        return self._examples if self._windows is None else len(self._windows)
+
+    @property
+    def _examples(self) -> int:
+        """Records that were asked for, whole."""
         return self._ends[-1] if self._ends else 0
 
     def __iter__(self) -> Iterator[Example]:
         """All examples in order, many read at a time."""
-        for part in self._parts:
+        for part, end in zip(self._parts, self._ends, strict=True):
             table = self._table(part.shard)
             offsets = table.offsets
             last = part.first + part.count
@@ -122,7 +161,10 @@ class ArraySource:
                 whole = int(offsets[record])
                 stop = int(np.searchsorted(offsets, whole + _RUN_BYTES, side="right"))
                 run = range(record, max(record + 1, min(stop, last)))
-                yield from self._read_run(part.shard, run, table)
+                before = end - part.count - part.first
+                wanted = [_Wanted(i, start) for i in run for start in self._starts(before + i)]
+                if wanted:
+                    yield from self._read_wanted(part.shard, wanted)
                 record = run.stop
 
     @overload
@@ -134,21 +176,25 @@ class ArraySource:
             return self._read_many(range(len(self))[index])
         if isinstance(index, Iterable):
             return self._read_many([operator.index(i) for i in index])
-        shard, record = self._find(operator.index(index))
-        return self._read_run(shard, range(record, record + 1), self._table(shard))[0]
+        shard, wanted = self._find(operator.index(index))
+        return next(self._read_wanted(shard, (wanted,)))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """What torch.utils.data.DataLoader asks a batch with."""
         return self._read_many(indices)
 
     def index_of(self, key: str) -> int:
-        """The number of the example with this key. Raises `KeyError` where there is none."""
+        """The number of the example with this key, or of its first window. Raises `KeyError` where there is none."""
         data = key.encode("utf-8", "surrogateescape")
         for part, end in zip(self._parts, self._ends, strict=True):
             record = self._keys_of(part.shard).find(data)
             if record is not None and part.first <= record < part.first + part.count:
-                return end - part.count + record - part.first
-        raise KeyError(f"no example has the key {key!r}")
+                position = end - part.count + record - part.first
+                if self._windows is None:
+                    return position
+                if self._windows.starts(position):
+                    return self._windows.first(position)
+        raise KeyError(f"no {self._noun} has the key {key!r}")
 
     def close(self) -> None:
         """Close the shards. They are opened again when they are needed."""
@@ -157,14 +203,25 @@ class ArraySource:
 
     # --- finding ---------------------------------------------------------------------------------
 
-    def _find(self, index: int) -> tuple[int, int]:
+    @property
+    def _noun(self) -> str:
+        return "example" if self._windows is None else "window"
+
+    def _starts(self, position: int) -> Sequence[int]:
+        """Where the windows of a record begin; 0 for a whole one."""
+        return (0,) if self._windows is None else self._windows.starts(position)
+
+    def _find(self, index: int) -> tuple[int, _Wanted]:
         count = len(self)
         position = index + count if index < 0 else index
         if not 0 <= position < count:
-            raise IndexError(f"example {index} of {count}")
+            raise IndexError(f"{self._noun} {index} of {count}")
+        begin = 0
+        if self._windows is not None:
+            position, begin = self._windows.find(position)
         part = bisect_right(self._ends, position)
         start = self._ends[part - 1] if part else 0
-        return self._parts[part].shard, self._parts[part].first + position - start
+        return self._parts[part].shard, _Wanted(self._parts[part].first + position - start, begin)
 
     def _table(self, shard: int) -> Table:
         """Where the records of a shard are."""
@@ -207,23 +264,23 @@ class ArraySource:
         self._decode_runs(held, found)
         return found
 
-    def _runs(self, places: Sequence[tuple[int, int, int]]) -> Iterator[_Run]:
-        """What is read by one call each, of (shard, record, place in the list) in rising order."""
+    def _runs(self, places: Sequence[tuple[int, _Wanted, int]]) -> Iterator[_Run]:
+        """What is read by one call each, of (shard, example, place in the list) in rising order."""
         start = 0
         while start < len(places):
-            shard, first, _ = places[start]
+            shard, (first, _), _ = places[start]
             offsets, sizes = self._table(shard)
             stop = start + 1
             while stop < len(places) and places[stop][0] == shard:
-                before, record = places[stop - 1][1], places[stop][1]
+                before, record = places[stop - 1][1].record, places[stop][1].record
                 gap = offsets[record] - offsets[before] - sizes[before]
                 if gap > _GAP_BYTES or offsets[record] - offsets[first] > _RUN_BYTES:
                     break
                 stop += 1
-            last = places[stop - 1][1]
+            last = places[stop - 1][1].record
             base = int(offsets[first])
-            records = [(record, place) for _, record, place in places[start:stop]]
-            yield _Run(shard, base, int(offsets[last]) + int(sizes[last]) - base, records)
+            wanted = [(each, place) for _, each, place in places[start:stop]]
+            yield _Run(shard, base, int(offsets[last]) + int(sizes[last]) - base, wanted)
             start = stop
 
     def _requests(self) -> InFlight:
@@ -245,35 +302,37 @@ class ArraySource:
         elif runs:
             self._requests().run(read, range(len(runs)))
         for run, bytes_read in zip(runs, data, strict=True):
-            examples = self._decode_run(run.shard, [record for record, _ in run.records], bytes_read)
-            for (_, place), example in zip(run.records, examples, strict=True):
+            examples = self._decode_run(run.shard, [each for each, _ in run.wanted], bytes_read)
+            for (_, place), example in zip(run.wanted, examples, strict=True):
                 found[place] = example
 
-    def _read_run(self, shard: int, records: Sequence[int], table: Table) -> list[Example]:
-        """Rising records of one shard, by one read."""
-        offsets, sizes = table
-        base = int(offsets[records[0]])
-        data = memoryview(bytearray(int(offsets[records[-1]]) + int(sizes[records[-1]]) - base))
+    def _read_wanted(self, shard: int, wanted: Sequence[_Wanted]) -> Iterator[Example]:
+        """Examples of rising records of one shard, by one read."""
+        offsets, sizes = self._table(shard)
+        base, last = int(offsets[wanted[0].record]), wanted[-1].record
+        data = memoryview(bytearray(int(offsets[last]) + int(sizes[last]) - base))
         self._read(shard, data, base)
-        return self._decode_run(shard, records, data)
+        return self._decode_run(shard, wanted, data)
 
-    def _decode_run(self, shard: int, records: Sequence[int], data: memoryview) -> list[Example]:
-        """The examples of rising records of one shard, from the bytes that hold them."""
+    def _decode_run(self, shard: int, wanted: Sequence[_Wanted], data: memoryview) -> Iterator[Example]:
+        """Examples of rising records of one shard, from the bytes that hold them."""
         offsets, sizes = self._table(shard)
         keys = self._keys_of(shard)
-        base = int(offsets[records[0]])
-        examples = []
-        for record in records:
+        base = int(offsets[wanted[0].record])
+        parsed, columns = -1, dict[str, Any]()
+        for record, begin in wanted:
             start = int(offsets[record]) - base
             try:
-                columns = self._templates.parse(unframe(data[start : start + int(sizes[record])]))
-                if not keys.is_at(record, key_of(columns)):
-                    raise DamageError("a whole record, but not the one that was written there")
-                examples.append(self._decode(columns, self._shards[shard].classes))
+                if record != parsed:  # its windows come one behind the other
+                    columns = self._templates.parse(unframe(data[start : start + int(sizes[record])]))
+                    if not keys.is_at(record, key_of(columns)):
+                        raise DamageError("a whole record, but not the one that was written there")
+                    parsed = record
+                example = self._decode(columns, self._shards[shard].classes, begin)
             except DamageError as error:
                 file = self._shards[shard].path
                 raise DamageError(f"{display(file)}: record {record} at offset {base + start}: {error}") from None
-        return examples
+            yield example
 
     def _read(self, shard: int, data: memoryview, offset: int) -> None:
         file = self._file(shard)  # held while it is read: another thread may drop it from those kept open
@@ -288,10 +347,12 @@ class ArraySource:
             path = self._shards[shard].path
             raise DamageError(f"{display(path)}: {problem}")
 
-    def _decode(self, columns: Mapping[str, Any], classes: tuple[int, ...] | None) -> Example:
-        return fill(self._structure, {column: self._value(columns, column, classes) for column in self._columns})
+    def _decode(self, columns: Mapping[str, Any], classes: tuple[int, ...] | None, start: int) -> Example:
+        return fill(self._structure, {column: self._value(columns, column, classes, start) for column in self._columns})
 
-    def _value(self, columns: Mapping[str, Any], column: str, classes: tuple[int, ...] | None) -> Any:
+    def _value(self, columns: Mapping[str, Any], column: str, classes: tuple[int, ...] | None, start: int) -> Any:
+        if column == START and self._windows is not None:
+            return start
         value = columns.get(column)
         if column == LABEL:
             return renumbered(label_of(columns, self.manifest), classes)
@@ -300,7 +361,10 @@ class ArraySource:
         if column == KEY:
             return str(value, "utf-8", "surrogateescape")
         info, dtype = self._infos[column]
-        return array_of(columns, info).astype(dtype)  # a copy: aligned, writable, and not holding on to its neighbours
+        array = array_of(columns, info)
+        if self._windows is not None and column in self._windows.axes:
+            array = self._windows.cut(array, column, start)
+        return array.astype(dtype)  # a copy: aligned, writable, and not holding on to its neighbours
 
 
 def renumbered(label: float, classes: tuple[int, ...] | None) -> float:
@@ -312,5 +376,5 @@ def renumbered(label: float, classes: tuple[int, ...] | None) -> float:
     return classes[label]
 
 
-def _remake(path: list[str], split: str | None, features: Features) -> ArraySource:
-    return ArraySource(path, split=split, features=features)
+def _remake(path: list[str], split: str | None, features: Features, window: int | None, hop: int | None) -> ArraySource:
+    return ArraySource(path, split=split, features=features, window=window, hop=hop)

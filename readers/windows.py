@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from npy2tfrecord.errors import UsageError
+import numpy as np
+
+from npy2tfrecord.errors import DamageError, UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.formats.npy import dtype_from_name
 
@@ -40,6 +43,44 @@ def choose_axes(features: Sequence[FeatureInfo], window: int) -> dict[str, int]:
         shown = ", ".join(f"{name} {sizes}" for name, sizes in ranges.items())
         raise UsageError(f"window: features are cut together, but differ in size: {shown}; choose with features=…")
     return axes
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """The windows of consecutive examples by number: `ends[i]` (int64) is how many the examples up to `i` have."""
+
+    axes: Mapping[str, int]
+    window: int
+    hop: int
+    ends: np.ndarray
+
+    @classmethod
+    def of_sizes(cls, axes: Mapping[str, int], window: int, hop: int, sizes: np.ndarray) -> Windows:
+        """From the size of each example along the axes, int64."""
+        return cls(axes, window, hop, np.cumsum(np.maximum(0, (sizes - window) // hop + 1)))
+
+    def __len__(self) -> int:
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def find(self, number: int) -> tuple[int, int]:
+        """The example that a window is of, and where the window begins in it."""
+        example = int(np.searchsorted(self.ends, number, side="right"))
+        return example, (number - self.first(example)) * self.hop
+
+    def first(self, example: int) -> int:
+        """The number of the first window of an example, if it has any."""
+        return int(self.ends[example - 1]) if example else 0
+
+    def starts(self, example: int) -> range:
+        """Where the windows of an example begin."""
+        return range(0, (int(self.ends[example]) - self.first(example)) * self.hop, self.hop)
+
+    def cut(self, array: np.ndarray, name: str, start: int) -> np.ndarray:
+        """The window of a feature's array that begins there, without a copy. Raises `DamageError` where it ends."""
+        axis = self.axes[name]
+        if start + self.window > array.shape[axis]:
+            raise DamageError(f"{name!r} has shape {array.shape}, too short for a window at {start}")
+        return array[(slice(None),) * axis + (slice(start, start + self.window),)]
 
 
 def count_in(size: int, window: int, hop: int) -> int:

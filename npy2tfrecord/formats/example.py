@@ -203,15 +203,43 @@ def parse_example(data: memoryview) -> dict[str, Value]:
         for entry_number, entry_start, entry_end in _fields(data, start, end):
             if entry_number != 1:
                 continue
-            entry = {number: span for number, *span in _fields(data, entry_start, entry_end)}
-            if 1 not in entry or 2 not in entry:
-                raise DamageError("the example is malformed: a feature without a name or a value")
-            try:
-                name = str(data[slice(*entry[1])], "utf-8")
-            except UnicodeDecodeError:
-                raise DamageError("the example is malformed: a feature's name is not UTF-8") from None
-            features[name] = _parse_feature(data, name, *entry[2])
+            name, value = _parse_entry(data, entry_start, entry_end)
+            features[name] = value
     return features
+
+
+def parse_start(data: memoryview) -> dict[str, Value]:
+    """The features that are whole in the first bytes of an example, up to the first that isn't.
+
+    Raises `DamageError` for an entry that is malformed.
+    """
+    features: dict[str, Value] = {}
+    end = len(data)
+    tag, position = _read_varint(data, 0, end)
+    _, position = _read_varint(data, position, end)
+    while tag == 0x0A:
+        try:
+            tag, position = _read_varint(data, position, end)
+            size, position = _read_varint(data, position, end)
+        except DamageError:  # the bytes end here
+            break
+        if size > end - position:
+            break
+        name, value = _parse_entry(data, position, position + size)
+        features[name] = value
+        position += size
+    return features
+
+
+def _parse_entry(data: memoryview, start: int, end: int) -> tuple[str, Value]:
+    entry = {number: span for number, *span in _fields(data, start, end)}
+    if 1 not in entry or 2 not in entry:
+        raise DamageError("the example is malformed: a feature without a name or a value")
+    try:
+        name = str(data[slice(*entry[1])], "utf-8")
+    except UnicodeDecodeError:
+        raise DamageError("the example is malformed: a feature's name is not UTF-8") from None
+    return name, _parse_feature(data, name, *entry[2])
 
 
 def _parse_feature(data: memoryview, name: str, start: int, end: int) -> Value:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import pickle
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from reading_data import number_of, same_bits, write_dataset
+from reading_data import key_of, number_of, same_bits, write_dataset
 
 import readers
-from npy2tfrecord.errors import UsageError
+from npy2tfrecord.errors import DamageError, UsageError
 
 tf = pytest.importorskip("tensorflow")
 
@@ -141,3 +142,98 @@ def test_windows_that_make_no_sense_are_refused(
     path = write_dataset(tmp_path, features)
     with pytest.raises(UsageError, match=message):
         readers.load_dataset(path, **{"window": 2} | options)
+    if "buckets" not in options:
+        with pytest.raises(UsageError, match=message):
+            readers.ArraySource(path, **{"window": 2} | options)
+
+
+# --- by number -----------------------------------------------------------------------------------
+
+
+def assert_same_windows(source: readers.ArraySource, dataset: Any) -> None:
+    """That a source holds the windows of a data set, in its order, in every way of asking for them."""
+    expected = list(dataset.as_numpy_iterator())
+    assert len(source) == len(expected)
+    everything = [[source[i] for i in range(len(source))], list(source), source[:], source[range(-len(source), 0)]]
+    for found in everything:
+        for example, element in zip(found, expected, strict=True):
+            assert example.keys() == element.keys()
+            for name, value in element.items():
+                if name == "key":
+                    assert example[name] == value.decode()
+                else:
+                    assert isinstance(example[name], int) or example[name].flags.c_contiguous
+                    assert np.array_equal(example[name], value)
+                    assert isinstance(example[name], int) or same_bits(example[name], value)
+
+
+@pytest.mark.parametrize(("window", "hop"), [(4, 3), (4, None), (1, 5), (17, 1), (5, 1)])
+@pytest.mark.parametrize("split", [None, "train[2:7]", "train[-30%:]+train[:3]"])
+def test_windows_by_number_are_those_of_load_dataset(
+    signals: Any, window: int, hop: int | None, split: str | None
+) -> None:
+    path, _ = signals
+    options: dict[str, Any] = {"window": window, "hop": hop, "split": split}
+    source = readers.ArraySource(path, **options)
+    if split is None:
+        assert [(number_of(x["key"].encode()), x["start"]) for x in source] == windows_of(
+            LENGTHS, window, hop or window
+        )
+    assert_same_windows(source, readers.load_dataset(path, **options))
+    assert_same_windows(pickle.loads(pickle.dumps(source)), readers.load_dataset(path, **options))
+    with pytest.raises(IndexError, match=f"window {len(source)} of {len(source)}"):
+        source[len(source)]
+
+
+def test_windows_by_number_of_arrays_of_one_size_and_of_several_sets(signals: Any, tmp_path: Path) -> None:
+    path = write_dataset(tmp_path / "a", [np.arange(20).reshape(10, 2) + i for i in range(7)])
+    assert_same_windows(
+        readers.ArraySource(path, window=4, hop=3, split="train[2:6]"),
+        readers.load_dataset(path, window=4, hop=3, split="train[2:6]"),
+    )
+    other = write_dataset(tmp_path / "b", [np.arange(10).reshape(5, 2)] * 3, shards=1)
+    both = [str(other), str(path)]
+    assert len(readers.ArraySource(both, window=4)) == 3 * 1 + 7 * 2
+    assert_same_windows(readers.ArraySource(both, window=4), readers.load_dataset(both, window=4))
+    long = write_dataset(tmp_path / "c", [np.arange(n) for n in (9, 30, 8)], keys=["k" * 2000, "b", "c"])
+    assert_same_windows(readers.ArraySource(long, window=9), readers.load_dataset(long, window=9))
+
+
+def test_a_window_is_found_by_its_key_and_is_the_callers_own(signals: Any) -> None:
+    path, arrays = signals
+    source = readers.ArraySource(path, window=4, hop=3, features=("key", "array", "start"))
+    firsts = {number: i for i, (number, start) in enumerate(windows_of(LENGTHS, 4, 3)) if start == 0}
+    for number in range(len(LENGTHS)):
+        if number in firsts:
+            assert source.index_of(key_of(number)) == firsts[number]
+        else:
+            with pytest.raises(KeyError, match="no window has the key"):
+                source.index_of(key_of(number))
+    (_, one, _), (_, two, start) = source[[firsts[7], firsts[7] + 1]]
+    one[:] = 0
+    assert (start, same_bits(two, arrays[7][:, 3:7])) == (3, True)
+
+
+def test_features_that_differ_in_size_are_refused_by_number_too(tmp_path: Path) -> None:
+    arrays = {"a": [np.zeros(n) for n in (5, 7, 6)], "b": [np.zeros(n) for n in (5, 6, 7)]}
+    path = write_dataset(tmp_path, arrays)
+    with pytest.raises(UsageError, match="differ in size, in example k/00001: a 7, b 6"):
+        readers.ArraySource(path, window=2)
+    assert len(readers.ArraySource(path, window=2, features="a")) == len(windows_of((5, 7, 6), 2, 2))
+
+
+def test_a_damaged_shape_or_value_is_never_read_as_windows(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path, [np.arange(n, dtype="u1") for n in (5, 7, 6)], shards=1)
+    shard = path / "train-00000-of-00001.tfrecord"
+    whole = shard.read_bytes()
+    shape = whole.index(b"array/shape") + len(b"array/shape") + 6
+    assert whole[shape] == 5
+    shard.write_bytes(whole[:shape] + b"\x06" + whole[shape + 1 :])
+    with pytest.raises(DamageError, match=r"record 0 at offset 0: the CRC of the record's data is wrong"):
+        readers.ArraySource(path, window=2)
+    value = whole.index(bytes(range(7)))
+    shard.write_bytes(whole[:value] + b"\x01" + whole[value + 1 :])
+    source = readers.ArraySource(path, window=2)
+    assert source[1]["start"] == 2
+    with pytest.raises(DamageError, match="record 1 at offset"):
+        source[2]
