@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord.errors import InputError, display
-from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo
+from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo, Skipped
 from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.feature_summary import summarize
@@ -59,8 +59,13 @@ def make_manifest(
         compression=options.compression,
         options=options.shaping(),
         sources=fingerprint.to_json() | _compressors(entry.compressor for entry in ordered),
-        skipped=tuple(replace(s, source=s.source.removeprefix(display(base))) for s in skipped),
+        skipped=sort_skipped(replace(s, source=s.source.removeprefix(display(base))) for s in skipped),
     )
+
+
+def sort_skipped(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:
+    """What was skipped, each once, in an order that does not depend on who found it."""
+    return tuple(sorted(set(skipped), key=lambda s: (s.source, s.reason)))
 
 
 def repaired_manifest(manifest: Manifest, entries: Mapping[str, ShardEntry]) -> Manifest:

@@ -8,7 +8,10 @@ import numpy as np
 
 from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats.manifest import Skipped
+from npy2tfrecord.planning.order import hash_keys, sort_keys
 from npy2tfrecord.sources.table import SourceTable
+
+_KEYS_AT_ONCE = 1 << 16
 
 
 @dataclass
@@ -24,6 +27,7 @@ class Examples:
     labels: np.ndarray | None = None
     classes: tuple[str, ...] | None = None
     skipped: list[Skipped] = field(default_factory=list)
+    _hashes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # by seed
 
     def __len__(self) -> int:
         return len(self.sources[0])
@@ -40,6 +44,25 @@ class Examples:
         distinct, local = np.unique(sources, return_inverse=True)
         keys, rows = self.tables[0].take(distinct).keys(), self.rows[first:last]
         return [b"%s#%d" % (keys[i], row) for i, row in zip(local.reshape(-1).tolist(), rows.tolist(), strict=True)]
+
+    def key_hashes(self, seed: int = 0) -> np.ndarray:
+        """XXH3-64 of each key, uint64."""
+        if seed not in self._hashes:
+            starts = range(0, len(self), _KEYS_AT_ONCE)
+            parts = [hash_keys(self.keys(first, first + _KEYS_AT_ONCE), seed) for first in starts]
+            self._hashes[seed] = np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
+        return self._hashes[seed]
+
+    def sorted(self, members: np.ndarray) -> np.ndarray:
+        """These examples in the order of their keys."""
+        sources = self.sources[0][members]
+        distinct, local = np.unique(sources, return_inverse=True)
+        ranks = np.empty(len(distinct), dtype=np.int64)
+        ranks[sort_keys(self.tables[0].take(distinct).keys(), rows=False)] = np.arange(len(distinct))
+        ranks = ranks[local.reshape(-1)]
+        return members[
+            np.argsort(ranks, kind="stable") if self.rows is None else np.lexsort((self.rows[members], ranks))
+        ]
 
     def key_sizes(self) -> np.ndarray:
         """Bytes of each key, without making the keys."""
@@ -58,6 +81,7 @@ class Examples:
         self.sources = tuple(source[examples] for source in self.sources)
         self.rows = None if self.rows is None else self.rows[examples]
         self.labels = None if self.labels is None else self.labels[examples]
+        self._hashes.clear()
 
     def directory_names(self, depth: int, purpose: str) -> tuple[list[bytes], np.ndarray]:
         """The names of the directories at `depth` below the root, sorted, and the number of each example's.

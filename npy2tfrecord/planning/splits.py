@@ -12,13 +12,13 @@ import numpy as np
 from npy2tfrecord.errors import UsageError, display
 from npy2tfrecord.formats.manifest import SPLIT_PATTERN
 from npy2tfrecord.options import DEFAULT_SPLIT, Options
-from npy2tfrecord.planning.examples import Examples
+from npy2tfrecord.planning.order import Keyed
 
 _KEYS_AT_ONCE = 1 << 16
 _SHOWN = 5  # keys, in a message
 
 
-def split_examples(examples: Examples, options: Options) -> list[tuple[str, np.ndarray]]:
+def split_examples(examples: Keyed, options: Options) -> list[tuple[str, np.ndarray]]:
     """The name of every split, and its examples in ascending order.
 
     Raises `InputError` or `UsageError` where the options do not give every example a split, and every split an example.
@@ -57,7 +57,7 @@ def _group(match: re.Match[str]) -> str:
     return next((group for group in match.groups() if group is not None), match[0])
 
 
-def _places(examples: Examples, options: Options) -> np.ndarray:
+def _places(examples: Keyed, options: Options) -> np.ndarray:
     """A number in [0, 2**64) for each example, by its key (or what `split_by` finds in it) and the seed alone."""
     seed = options.seed.to_bytes(8, "little")
     places = np.empty(len(examples), dtype=np.uint64)

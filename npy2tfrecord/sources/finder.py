@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from npy2tfrecord.errors import InputError, UsageError, display
-from npy2tfrecord.formats.manifest import Hash
 from npy2tfrecord.options import Options
 from npy2tfrecord.sources.patterns import Selection, read_file_list
 from npy2tfrecord.sources.table import FileSet
 
 SUFFIXES = (b".npy", b".npz")
-_NAMES_AT_ONCE = 1 << 16  # joined: it takes 80 bytes for each meanwhile
 
 
 class Batch(NamedTuple):
@@ -176,16 +174,3 @@ def _follow(
         InputError(entry.path, "a link to a directory", "--follow-symlinks to search it or --exclude to leave it out")
     )
     return None
-
-
-def names_hash(found: FoundByFeature) -> str:
-    """A hash of the names of all files that were found, without their roots."""
-    seen = Hash()
-    for feature, each in found.items():
-        for files in (each.npy, each.npz):
-            seen.update(b"%d %s\0" % (len(files), (feature or "").encode()))
-            seen.update(b"\0".join(files.dir_keys) + b"\0\0")
-            seen.update(files.dir_ids.astype("<i4").tobytes())
-            for first in range(0, len(files), _NAMES_AT_ONCE):
-                seen.update(b"\0" * bool(first) + b"\0".join(files.names[first : first + _NAMES_AT_ONCE]))
-    return str(seen.hexdigest())

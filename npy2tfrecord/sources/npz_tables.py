@@ -41,7 +41,7 @@ def npz_tables(name: str | None, found: Found, options: Options, problems: list[
             problems.append(error)
         except OSError as error:
             problems.append(special(path) or unreadable(path, error))
-    for feature, sources in by_feature.items():
+    for feature, sources in sorted(by_feature.items()):  # whichever archive is found first
         numbers: dict[Header, int] = {}
         header_ids = [numbers.setdefault(source.header, len(numbers)) for source in sources]
         yield SourceTable(
