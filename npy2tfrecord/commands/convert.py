@@ -5,18 +5,22 @@ from __future__ import annotations
 import argparse
 import json
 import os
+from typing import TYPE_CHECKING
 
 from npy2tfrecord.commands.arguments import (
     EXAMPLE_OPTIONS,
     RUNNING_OPTIONS,
     SELECTION_OPTIONS,
-    add_json,
     add_running,
     add_selection,
     add_sources,
+    add_writing,
     given,
 )
 from npy2tfrecord.errors import display
+
+if TYPE_CHECKING:
+    from npy2tfrecord.formats.manifest import Manifest
 
 USAGE = "[options] SOURCE... OUT"
 DESCRIPTION = "Convert .npy and .npz files to sharded TFRecords. Run it again to resume where it stopped."
@@ -57,19 +61,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", metavar="N", type=int, help="seed of the order and the splits (0)")
     add("--compression", choices=("none", "gzip", "zlib"), help="compress whole shards; TensorFlow reads both (none)")
     add_running(parser)
-    add = parser.add_argument
-    add("--dry-run", action="store_true", default=False, help="show what would be written")
-    add("--overwrite", action="store_true", default=False, help="replace the data set that is in OUT")
-    add("--no-fsync", dest="fsync", action="store_false", help="do not wait until the disk has the data")
-    add("--read-back", action="store_true", help="read each shard back from the disk before it counts as written")
-    add("--quiet", "-q", action="store_true", default=False, help="show no progress")
-    add("--progress", choices=("auto", "json"), default="auto", help="a bar on a terminal, or a line of JSON a second")
-    add_json(parser)
+    add_writing(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and print the manifest or its summary."""
-    from npy2tfrecord.commands import text
     from npy2tfrecord.commands.progress import shown_progress
     from npy2tfrecord.conversion.converter import Conversion
     from npy2tfrecord.options import Options
@@ -78,9 +74,16 @@ def run(arguments: argparse.Namespace) -> int:
     with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
         conversion = Conversion(arguments.sources, arguments.out, options, arguments.overwrite, progress)
         manifest = conversion.run(dry_run=arguments.dry_run)
+    return print_manifest(manifest, arguments, was_complete=conversion.was_complete)
+
+
+def print_manifest(manifest: Manifest, arguments: argparse.Namespace, *, was_complete: bool) -> int:
+    """Print what was written, or would be; returns the exit code."""
+    from npy2tfrecord.commands import text
+
     if arguments.json:
         print(json.dumps(manifest.to_json(), indent=1))
-    elif conversion.was_complete:
+    elif was_complete:
         count = text.count_text(manifest.examples, "example")
         shards = text.count_text(len(manifest.shards), "shard")
         print(f"{display(arguments.out)}: nothing left to do, {count} in {shards} are there")

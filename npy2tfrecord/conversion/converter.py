@@ -29,8 +29,9 @@ from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_sources
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
-from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.planning.plan import Arrangement, Plan
 from npy2tfrecord.planning.planner import plan
+from npy2tfrecord.planning.records import MergePlan
 from npy2tfrecord.sources.finder import Batch, collect, find
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
@@ -147,6 +148,10 @@ class Conversion:
         self.sources = anchored(given, options.backend)
         relative = self.sources != given and not any(os.path.isabs(path) for _, path in given)
         self._base = os.getcwd() + "/" if relative else ""  # a run without a cluster does not put it before names
+        self._batches: Iterable[Batch] = ()
+        self._set_up(out, options, overwrite, progress)
+
+    def _set_up(self, out: str, options: Options, overwrite: bool, progress: ProgressFunction | None) -> None:
         self.options = options
         self.overwrite = overwrite
         self.progress = progress
@@ -167,21 +172,18 @@ class Conversion:
         workspace = self.workspace
         if not self.overwrite:
             workspace.check_own()
-        batches: Iterable[Batch] = find(self.sources, self.options)
+        self._find()
         earlier = None if self.overwrite else workspace.found_manifest()
-        if earlier is not None:
-            batches = list(batches)  # a complete data set is recognised by the names, unless a table has its labels
-            self._check_same(earlier, Fingerprint.of_files(collect(batches)))
-            if self.options.labels in (None, "dirs") and not self._lost(earlier, damaged):
-                return self._complete(earlier)
-        planned, fingerprint = self._plan(batches)
+        if earlier is not None and self._is_known(earlier) and not self._lost(earlier, damaged):
+            return self._complete(earlier)
+        planned, fingerprint = self._plan()
         if earlier is not None:
             self._check_same(earlier, fingerprint)
             if not self._lost(earlier, damaged):
                 return self._complete(earlier)
             check_repairable(workspace.out, earlier)
         if dry_run:
-            return make_manifest(planned, planned_entries(planned), fingerprint, self.options, self._base)
+            return self._manifest(planned, planned_entries(planned), fingerprint)
         with self._workspace_taken():
             if earlier is None and not self.overwrite and (other := workspace.found_manifest()):
                 self._check_same(other, fingerprint)  # another run was faster
@@ -191,7 +193,7 @@ class Conversion:
             self._begin_or_resume(planned, fingerprint)
             entries = self._write_shards(planned, earlier, damaged)
             if earlier is None:
-                made = make_manifest(planned, entries, fingerprint, self.options, self._base)
+                made = self._manifest(planned, entries, fingerprint)
             else:
                 made = repaired_manifest(earlier, entries)
             workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()})
@@ -199,17 +201,43 @@ class Conversion:
 
     def plan_like(self, manifest: Manifest) -> Plan:
         """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
-        planned, fingerprint = self._plan(find(self.sources, self.options))
+        self._find()
+        planned, fingerprint = self._plan()
         self._check_same(manifest, fingerprint)
+        assert isinstance(planned, Plan)
         return planned
 
     # --- the steps
 
-    def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, Fingerprint]:
+    def _find(self) -> None:
+        """Begin to find the sources."""
+        self._batches = find(self.sources, self.options)
+
+    def _is_known(self, earlier: Manifest) -> bool:
+        """Whether the sources are those of a complete data set, as far as can be seen without opening them.
+
+        Their names show it, unless a table has their labels. Raises `ConflictError` when they are others.
+        """
+        self._batches = list(self._batches)
+        self._check_same(earlier, Fingerprint.of_files(collect(self._batches)))
+        return self.options.labels in (None, "dirs")
+
+    def _plan(self) -> tuple[Plan | MergePlan, Fingerprint]:
         """The plan for the files found and those that are still being found, and the sources' fingerprint."""
-        scanned = survey(batches, self.options, self._report_files)
+        scanned = survey(self._batches, self.options, self._report_files)
         planned = plan(join(scanned, self.options), self.options)
         return planned, Fingerprint.of_files(scanned.found).with_plan(planned)
+
+    def _prepare(self, planned: Plan | MergePlan, missing: set[str]) -> Plan | MergePlan:
+        """Make ready what the workers need to write the shards in `missing`; returns the plan that they follow."""
+        return planned
+
+    def _manifest(
+        self, planned: Plan | MergePlan, entries: Mapping[str, ShardEntry], fingerprint: Fingerprint
+    ) -> Manifest:
+        """The manifest once all shards are written."""
+        assert isinstance(planned, Plan)
+        return make_manifest(planned, entries, fingerprint, self.options, self._base)
 
     def _check_same(self, there: Manifest, fingerprint: Fingerprint) -> None:
         check_same(self.workspace.out, there.options, there.sources, self.options, fingerprint)
@@ -246,7 +274,7 @@ class Conversion:
             finally:
                 workspace.close()
 
-    def _begin_or_resume(self, planned: Plan, fingerprint: Fingerprint) -> None:
+    def _begin_or_resume(self, planned: Arrangement, fingerprint: Fingerprint) -> None:
         """Record what this run is going to do, unless an earlier one began the same."""
         workspace = self.workspace
         intent = {"package": __version__, "options": self.options.shaping(), "sources": fingerprint.to_json()}
@@ -261,7 +289,7 @@ class Conversion:
         else:  # without its plan, what an earlier run finished can't be distinguished from anything else
             workspace.begin(intent | {"files": planned.files})
 
-    def _write_shards(self, planned: Plan, earlier: Manifest | None, damaged: frozenset[str]) -> Entries:
+    def _write_shards(self, planned: Plan | MergePlan, earlier: Manifest | None, damaged: frozenset[str]) -> Entries:
         """Write all shards that are still to be written; the entries of all."""
         workspace, options = self.workspace, self.options
         before = {shard.file: shard for shard in earlier.shards} if earlier else {}
@@ -290,6 +318,7 @@ class Conversion:
                 self.progress(Progress(now, total, len(entries), len(sizes), *self._files))
 
         report()
+        planned = self._prepare(planned, missing)
         jobs = min(self._jobs(size, len(planned.record_sizes)), max(1, len(missing)))
         write_all(planned, set(missing), workspace, options, jobs, check, take, report)
         report()

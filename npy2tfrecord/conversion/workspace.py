@@ -86,7 +86,11 @@ class Workspace:
         with contextlib.suppress(OSError):  # for the message above only
             os.ftruncate(self._lock, 0)
             os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-        self._remove_temporaries(of_all_runs=True)
+        try:
+            self._remove_temporaries(of_all_runs=True)
+        except OSError:
+            self.close()
+            raise
 
     @property
     def _lock_path(self) -> str:
@@ -114,9 +118,11 @@ class Workspace:
         if self._lock < 0:
             return
         self._at_sudden_end.close()
-        self._remove_temporaries(of_all_runs=False)
-        syscalls.close(self._lock)
-        self._lock = -1
+        try:
+            self._remove_temporaries(of_all_runs=False)
+        finally:
+            syscalls.close(self._lock)
+            self._lock = -1
 
     def abandon(self) -> None:
         """Leave no trace of a run that cannot succeed. What an earlier run has finished stays."""

@@ -119,14 +119,11 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
-    """What will be written: sizes of all records, and where each goes."""
+class Arrangement:
+    """Which record goes into which shard, and the bytes of each, framing included."""
 
-    examples: Examples
-    casts: tuple[Cast, ...]
     record_sizes: np.ndarray
     splits: tuple[Split, ...]
-    channels: tuple[int, ...]  # of each feature, for statistics
 
     @property
     def files(self) -> list[str]:
@@ -138,6 +135,15 @@ class Plan:
         return {
             file: int(self.record_sizes[members].sum()) for split in self.splits for file, members in split.shards()
         }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan(Arrangement):
+    """What will be written: sizes of all records, and where each goes."""
+
+    examples: Examples
+    casts: tuple[Cast, ...]
+    channels: tuple[int, ...]  # of each feature, for statistics
 
     def count_labels(self, split: Split, left_out: np.ndarray) -> LabelCounts | None:
         """How many examples of a split have which label, without those `left_out`; None where nobody counts."""

@@ -18,10 +18,13 @@ from npy2tfrecord.errors import InputError, OutputError, display
 from npy2tfrecord.formats.manifest import ShardInfo, Skipped
 from npy2tfrecord.formats.shard import content_of, encode_index, encode_keys
 from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, feet, foot
+from npy2tfrecord.planning.feature_summary import channels_of
 from npy2tfrecord.planning.plan import Column, ShardSpec
+from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.sources.array_reader import ArrayReader, changed
 from npy2tfrecord.sources.table import stamp, unreadable
 from npy2tfrecord.writing.record_layout import Forms, scatter
+from npy2tfrecord.writing.shard_copier import copy_shard
 from npy2tfrecord.writing.sink import Compressor
 from npy2tfrecord.writing.statistics import Moments
 
@@ -58,7 +61,9 @@ class Sink(Protocol):
     def write(self, data: memoryview) -> None: ...
 
 
-def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, sync: bool, read_back: bool) -> ShardEntry:
+def write_shard(
+    spec: ShardSpec | CopySpec, stem: str, *, compression: str, skip: bool, sync: bool, read_back: bool
+) -> ShardEntry:
     """Write a shard to `stem` + ".shard", its index and its keys beside it; with `read_back`, compare with the disk.
 
     Raises `InputError` for a source that cannot be read, or leaves its example out if `skip`, were it the last of them;
@@ -71,7 +76,11 @@ def write_shard(spec: ShardSpec, stem: str, *, compression: str, skip: bool, syn
         try:
             while True:
                 sink = Compressor(handle, compression)
-                moments = encode_shard(spec, sink, bad, skip)
+                if isinstance(spec, CopySpec):
+                    copy_shard(spec, sink)
+                    moments: dict[str, Moments] | None = {}
+                else:
+                    moments = encode_shard(spec, sink, bad, skip)
                 if moments is not None:
                     break
                 syscalls.truncate(handle)
@@ -151,8 +160,8 @@ class _ShardWriter:
         self._room = LARGE_BUFFER_BYTES if spec.reads_whole_files else BUFFER_BYTES
         if spec.rows is None and spec.size > _LARGE_RECORD_BYTES * len(spec):
             self._room //= 4
-        # A large record passes through the buffer in pieces that begin with the first channel.
-        self._room = max([self._room, *(c.cast.itemsize * max(c.channels, 1) for c in spec.columns)])
+        # A large record passes through the buffer in pieces of whole values.
+        self._room = max([self._room, *(c.cast.itemsize for c in spec.columns)])
         self._buffer = memoryview(bytearray(min(self._room, spec.size)))
         self._start = bytearray()
         self._tail = bytearray(1)
@@ -288,14 +297,27 @@ class _ShardWriter:
         return crcs
 
     def _take_moments(self, f: int, column: Column, window: _Window, left_out: set[int]) -> None:
-        """Take a window's values of one feature into its statistics, in the order of the records."""
+        """Take a window's values of one feature into its statistics, records of one size together."""
         views = self._values(f, window)
         dtype, moments = column.cast.out_dtype, self.moments[column.feature]
-        values = [np.frombuffer(view, dtype) for i, view in enumerate(views, window.first) if i not in left_out]
-        if count := sum(map(len, values)):
-            if len(self._values_bytes) < count * dtype.itemsize:
-                self._values_bytes = bytearray(count * dtype.itemsize)
-            moments.add(np.concatenate(values, out=np.frombuffer(self._values_bytes, dtype, count)))
+        own = self._channels_of(column)
+        by_size: dict[tuple[int, int], list[memoryview]] = {}
+        for i, (view, source) in enumerate(
+            zip(views, column.sources[window.first : window.last].tolist(), strict=True), window.first
+        ):
+            if i not in left_out and len(view):
+                by_size.setdefault((len(view), own[column.header_ids[source]]), []).append(view)
+        for (size, channels), alike in by_size.items():
+            if len(self._values_bytes) < size * len(alike):
+                self._values_bytes = bytearray(size * len(alike))
+            values = np.frombuffer(self._values_bytes, dtype, size * len(alike) // dtype.itemsize)
+            np.concatenate([np.frombuffer(view, dtype) for view in alike], out=values)
+            moments.add(values.reshape(len(alike), -1), channels)
+
+    def _channels_of(self, column: Column) -> list[int]:
+        """How many channels records with each header have by themselves."""
+        first = 0 if self.spec.rows is None else 1
+        return [channels_of(header.shape[first:], column.cast.to_name) for header in column.headers]
 
     def _failed(self, record: int, path: bytes, error: InputError | OSError) -> None:
         problem = error if isinstance(error, InputError) else unreadable(path, error)
@@ -337,7 +359,8 @@ class _ShardWriter:
                 sink.write(memoryview(between[f - 1]))
             source = int(column.sources[record])
             start = 0 if spec.rows is None else int(spec.rows[record]) * payload
-            whole = column.cast.itemsize * max(column.channels, 1)
+            own = self._channels_of(column)[column.header_ids[source]]
+            whole = column.cast.itemsize
             step = len(self._buffer) // whole * whole
             try:
                 reader = self._open(column, source)
@@ -348,7 +371,9 @@ class _ShardWriter:
                         crc = crc32c(piece, crc)
                         sink.write(piece)
                         if column.channels:
-                            self.moments[column.feature].add(np.frombuffer(piece, dtype=column.cast.out_dtype))
+                            self.moments[column.feature].add_piece(np.frombuffer(piece, column.cast.out_dtype), own)
+                    if column.channels:
+                        self.moments[column.feature].end_record(own)
                     reader.finish()
                 finally:
                     reader.close()

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from converted import Command, save
 
+import npy2tfrecord
+
 PAGE = Path(__file__).parents[2] / "docs" / "converting.md"
 BLOCKS = re.findall(r"```console\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
@@ -29,6 +31,8 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save(tmp_path / "big", {"1": np.array([1, 1e6, -1e6])})
     save(tmp_path / "w", {"1": np.ones(3, ml_dtypes.bfloat16)})
     monkeypatch.chdir(tmp_path)
+    for day, folder in (("monday", "cats"), ("tuesday", "dogs")):
+        npy2tfrecord.convert("img", day, include=f"{folder}/*", fsync=False)
     return tmp_path
 
 
