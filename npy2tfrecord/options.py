@@ -7,27 +7,31 @@ import operator
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from npy2tfrecord.errors import UsageError
+from npy2tfrecord.errors import UsageError, display
 from npy2tfrecord.formats.example import KEY
 from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN
-from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.formats.npy import MAX_RANK, dtype_from_name
+from npy2tfrecord.paths import local_path
 
 DEFAULT_FEATURE = "array"
 DEFAULT_SPLIT = "train"
 DEFAULT_SHARD_SIZE = 128 * 10**6
 MAX_JOBS = 2**20
+MAX_IN_FLIGHT = 1024
+MAX_FOLDS = 1000
 LOCAL_BACKENDS = ("loky", "multiprocessing", "threading", "sequential")  # joblib's own, on this machine
 
 _UNITS = {"": 1, "b": 1}
 _UNITS |= {f"{prefix}b": 1000 ** (i + 1) for i, prefix in enumerate("kmgt")}
 _UNITS |= {f"{prefix}ib": 1024 ** (i + 1) for i, prefix in enumerate("kmgt")}
 
+Rank = int | str
 Dtype = str | type[Any] | np.dtype[Any]
 Path = str | bytes | os.PathLike[str]
 Sources = Path | Sequence[Path] | Mapping[str, Path | Sequence[Path]]
@@ -68,10 +72,10 @@ def parse_text(value: Any, option: str) -> str:
 
 
 def parse_path(value: Any, option: str) -> str:
-    """A path as a string, whatever kind of path it is."""
+    """A path of this machine as a string, whatever kind of path it is."""
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise UsageError(f"{option} {value!r}: expected a path")
-    return os.fsdecode(value)
+    return local_path(value, option)
 
 
 def parse_size(value: Any, option: str = "size", *, needs_unit: bool = False) -> int:
@@ -119,6 +123,8 @@ def _parse_jobs(value: Any, option: str) -> int:
     return jobs
 
 
+_MEMBER = re.compile(rb"(.+\.npz)\[(.+)\]", re.DOTALL | re.IGNORECASE)
+
 _Parser = Callable[[Any, str], Any]
 
 
@@ -147,10 +153,13 @@ _PARSERS: dict[str, _Parser] = {
     "on_error": _one_of("fail", "skip"),
     "rows": parse_flag,
     "group_by_suffix": parse_flag,
+    "members": parse_flag,
     "missing": _one_of("fail", "skip"),
     "labels": _optional(parse_path),
+    "label_by": _optional(_parse_regex),
     "void_dtype": _optional(_parse_dtype),
     "split_by": _optional(_parse_regex),
+    "sort": _one_of("bytes", "natural"),
     "shuffle": parse_flag,
     "seed": _number(0, 2**64 - 1),
     "shard_size": parse_size,
@@ -162,29 +171,44 @@ _PARSERS: dict[str, _Parser] = {
     "jobs": _optional(_parse_jobs),
     "backend": parse_text,
     "scheduler": _optional(parse_text),
+    "in_flight": _optional(_number(1, MAX_IN_FLIGHT)),
 }
-"""How the value of each option is checked and brought to one type. `dtype` and `split` are parsed apart."""
+"""How the value of each option is checked and brought to one type. Apart: `dtype`, `rank`, `key_by`, `split`."""
 
 
 # --- sources and features ---------------------------------------------------------------------------------------------
 
 
-def parse_sources(sources: Sources) -> tuple[tuple[str | None, bytes], ...]:
-    """(feature name or None, path) of each source, from what a caller or a command line gave.
+class Source(NamedTuple):
+    """A source as it was given: `PATH`, `NAME=PATH` or `SPLIT:NAME=PATH`; `FILE.npz[MEMBER]` and `DIR:GLOB` too."""
+
+    feature: str | None
+    path: bytes
+    member: str | None = None
+    glob: str | None = None
+    split: str | None = None
+
+
+def parse_sources(sources: Sources) -> tuple[Source, ...]:
+    """Each source, from what a caller or a command line gave.
 
     A string `NAME=PATH` names its feature, unless a file of that whole name exists.
     """
     if isinstance(sources, Mapping):
-        pairs: list[tuple[str | None, bytes]] = []
-        for feature, paths in sources.items():
-            pairs.extend((parse_text(feature, "feature name"), os.fsencode(path)) for path in _listed(paths))
+        pairs = [
+            _locate(path, *_split_of(parse_text(feature, "feature name")))
+            for feature, paths in sources.items()
+            for path in _listed(paths)
+        ]
     else:
-        pairs = [_split_name(path) for path in _listed(sources)]
+        pairs = [_parse_source(path) for path in _listed(sources)]
     if not pairs:
         raise UsageError("no sources: name at least one directory, .npy or .npz file")
-    for name, _ in pairs:
-        if name is not None:
-            check_feature_name(name)
+    for source in pairs:
+        if source.feature is not None:
+            check_feature_name(source.feature)
+    if len({source.split is None for source in pairs}) > 1:
+        raise UsageError("some sources name their split, SPLIT:NAME=PATH, and others don't: expected all or none")
     return tuple(pairs)
 
 
@@ -196,21 +220,56 @@ def _listed(paths: Path | Sequence[Path]) -> list[Path]:
     return listed
 
 
-def anchored(sources: tuple[tuple[str | None, bytes], ...], backend: str) -> tuple[tuple[str | None, bytes], ...]:
-    """The sources by absolute paths where the workers of a cluster may be in another directory."""
+def anchored(sources: tuple[Source, ...], backend: str) -> tuple[Source, ...]:
+    """The sources by absolute paths where workers may be in another directory: those of a cluster."""
     if backend in LOCAL_BACKENDS:
         return sources
-    return tuple((name, os.path.join(os.getcwdb(), path)) for name, path in sources)
+    return tuple(source._replace(path=os.path.join(os.getcwdb(), source.path)) for source in sources)
 
 
-def _split_name(source: Path) -> tuple[str | None, bytes]:
-    path = os.fsencode(source)
-    name, equals, rest = path.partition(b"=")
-    if equals and not isinstance(source, os.PathLike) and not os.path.lexists(path):
-        text = os.fsdecode(name)
-        if FEATURE_PATTERN.fullmatch(text):
-            return text, rest
-    return None, path
+def with_splits_of(sources: tuple[Source, ...], options: Options) -> Options:
+    """The options for sources that may name their splits, which are the first folders of their keys."""
+    if sources[0].split is None:
+        return options
+    if options.split not in (None, "dirs"):
+        raise UsageError(
+            f"split {options.split!r}: the sources name their splits, SPLIT:NAME=PATH; leave out one of both"
+        )
+    return replace(options, split="dirs")
+
+
+def _parse_source(source: Path) -> Source:
+    text = os.fsdecode(source)
+    name, equals, rest = text.partition("=")
+    if equals and not isinstance(source, os.PathLike) and not os.path.lexists(text):
+        feature, split = _split_of(name)
+        if FEATURE_PATTERN.fullmatch(feature):
+            return _locate(rest, feature, split)
+    return _locate(source, None, None)
+
+
+def _split_of(name: str) -> tuple[str, str | None]:
+    """The feature and the split that `SPLIT:NAME` or `NAME` names."""
+    split, colon, feature = name.rpartition(":")
+    return (feature, split) if colon and SPLIT_PATTERN.fullmatch(split) else (name, None)
+
+
+def _locate(place: Path, feature: str | None, split: str | None) -> Source:
+    """The source at a path, at `FILE.npz[MEMBER]` or `DIR:GLOB`; what exists by the whole name is a path."""
+    path = os.fsencode(local_path(place, "source"))
+    if isinstance(place, os.PathLike) or os.path.lexists(path):
+        return Source(feature, path, split=split)
+    if match := _MEMBER.fullmatch(path):
+        member = os.fsdecode(match[2])
+        if feature is None and not FEATURE_PATTERN.fullmatch(member):
+            raise UsageError(f"source {display(path)}: the member's name can't be a feature's; give it one, NAME=PATH")
+        return Source(feature or member, match[1], member=member, split=split)
+    colon = path.find(b":")
+    while colon >= 0 and not os.path.isdir(path[:colon]):
+        colon = path.find(b":", colon + 1)
+    if 0 < colon < len(path) - 1:
+        return Source(feature, path[:colon], glob=os.fsdecode(path[colon + 1 :]), split=split)
+    return Source(feature, path, split=split)
 
 
 def check_feature_name(name: str) -> None:
@@ -237,13 +296,18 @@ class Options:
     # what an example is
     rows: bool = False
     group_by_suffix: bool = False
+    members: bool = False
     missing: str = "fail"
     labels: str | None = None
+    label_by: str | None = None
+    key_by: str | Sequence[str] | Mapping[str, str] | None = None
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None
+    rank: Rank | Sequence[Rank] | Mapping[str, Rank] | None = None
     void_dtype: str | None = None  # or a dtype; its name in the end
     # splits and shards
-    split: str | Mapping[str, float] | None = None
+    split: str | os.PathLike[str] | Mapping[str, float] | None = None
     split_by: str | None = None
+    sort: str = "bytes"
     shuffle: bool = True
     seed: int = 0
     shard_size: int | str = DEFAULT_SHARD_SIZE  # bytes, once it is parsed
@@ -257,9 +321,14 @@ class Options:
     jobs: int | None = None
     backend: str = "loky"
     scheduler: str | None = None
+    in_flight: int | None = None  # requests to storage; found out while they run
 
     casts: Mapping[str | None, str] = field(init=False, repr=False)
+    ranks: Mapping[str | None, int] = field(init=False, repr=False)
+    key_patterns: Mapping[str | None, str] = field(init=False, repr=False)
     fractions: tuple[tuple[str, Fraction], ...] = field(init=False, repr=False)
+    folds: int = field(init=False, repr=False)  # 0 without
+    split_table: str | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         def put(name: str, value: Any) -> None:
@@ -268,23 +337,51 @@ class Options:
         for name, parse in _PARSERS.items():
             put(name, parse(getattr(self, name), name))
         put("casts", _parse_casts(self.dtype))
-        put("fractions", _parse_fractions(self.split))
+        put("ranks", _parse_ranks(self.rank))
+        put("key_patterns", _parse_key_patterns(self.key_by))
+        put("split_table", _parse_split_table(self.split))
+        put("folds", 0 if self.split_table else _parse_folds(self.split))
+        put("fractions", () if self.folds or self.split_table else _parse_fractions(self.split))
+        if self.labels is not None and self.label_by is not None:
+            raise UsageError("labels and label_by are both given: expected one of them")
+        if self.has_label_array and not self.rows:
+            raise UsageError(
+                f"labels {self.labels!r}: an array has labels by number of row, and goes with rows; without rows, give"
+                " a table, a CSV file with the columns key and label"
+            )
         if self.scheduler is not None and self.backend != "dask":
             raise UsageError("a scheduler's address goes with backend 'dask'")
-        if self.split_by is not None and not self.fractions:
-            raise UsageError("split_by goes with fractions, such as split='train=0.9,val=0.1'")
+        if self.split_by is not None and not self.fractions and not self.folds:
+            raise UsageError("split_by goes with fractions or folds, such as split='train=0.9,val=0.1' or '5-fold'")
+
+    def cast_of(self, feature: str) -> str | None:
+        """The dtype that a feature is cast to."""
+        return self.casts.get(feature, self.casts.get(None))
+
+    def rank_of(self, feature: str) -> int | None:
+        """The rank that a feature's arrays are brought to."""
+        return self.ranks.get(feature, self.ranks.get(None))
+
+    @property
+    def has_label_array(self) -> bool:
+        """Whether the labels are in a `.npy` file, by number of row."""
+        return self.labels is not None and self.labels.lower().endswith(".npy")
 
     def shaping(self) -> dict[str, Any]:
         """The options that change what is written, as the manifest records them."""
         names = (
-            *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "missing"),
-            *("void_dtype", "split_by", "shuffle", "seed", "compression", "stats"),
+            *("include", "exclude", "follow_symlinks", "on_error", "rows", "group_by_suffix", "members", "missing"),
+            *("label_by", "void_dtype", "split_by", "sort", "shuffle", "seed", "compression", "stats"),
         )
         shaping = {name: getattr(self, name) for name in names}
         shaping["include"], shaping["exclude"] = list(self.include), list(self.exclude)
         shaping["labels"] = self.labels if self.labels in (None, "dirs") else "file"
         shaping["dtype"] = {name or "": dtype for name, dtype in sorted(self.casts.items(), key=str)}
+        shaping["rank"] = {name or "": str(rank) for name, rank in sorted(self.ranks.items(), key=str)}
+        shaping["key_by"] = {name or "": pattern for name, pattern in sorted(self.key_patterns.items(), key=str)}
         shaping["split"] = {name: str(f) for name, f in self.fractions} or self.split
+        if self.split_table is not None:
+            shaping["split"] = "file"
         shaping["num_shards"] = self.num_shards
         shaping["shard_size"] = self.shard_size if self.num_shards is None else None
         return shaping
@@ -331,13 +428,68 @@ def _parse_casts(dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None) ->
     return casts
 
 
-def _parse_fractions(split: str | Mapping[str, float] | None) -> tuple[tuple[str, Fraction], ...]:
+def _parse_ranks(value: Any) -> dict[str | None, int]:
+    if value is None:
+        return {}
+    pairs: list[tuple[str | None, Any]]
+    if isinstance(value, Mapping):
+        pairs = [(parse_text(name, "rank of feature") or None, rank) for name, rank in value.items()]
+    else:
+        pairs = []
+        for each in [value] if isinstance(value, str) or not isinstance(value, Iterable) else value:
+            name, _, rank = each.rpartition(":") if isinstance(each, str) else ("", "", each)
+            pairs.append((name or None, rank))
+    ranks: dict[str | None, int] = {}
+    for feature, rank in pairs:
+        if feature in ranks:
+            raise UsageError(f"rank is given twice for {'all features' if feature is None else repr(feature)}")
+        number = int(rank) if isinstance(rank, str) and re.fullmatch("[0-9]{1,3}", rank) else rank
+        ranks[feature] = parse_integer(number, "rank", 0, MAX_RANK)
+    return ranks
+
+
+def _parse_key_patterns(value: Any) -> dict[str | None, str]:
+    if value is None:
+        return {}
+    pairs: list[tuple[str | None, Any]]
+    if isinstance(value, Mapping):
+        pairs = [(parse_text(name, "key_by of feature") or None, pattern) for name, pattern in value.items()]
+    else:
+        pairs = []
+        for each in [value] if isinstance(value, str) or not isinstance(value, Iterable) else value:
+            name, colon, rest = parse_text(each, "key_by").partition(":")
+            is_named = colon and (not name or FEATURE_PATTERN.fullmatch(name))
+            pairs.append((name or None, rest) if is_named else (None, each))
+    patterns: dict[str | None, str] = {}
+    for feature, pattern in pairs:
+        if feature in patterns:
+            raise UsageError(f"key_by is given twice for {'all features' if feature is None else repr(feature)}")
+        patterns[feature] = _parse_regex(pattern, "key_by")
+    return patterns
+
+
+def _parse_split_table(split: Any) -> str | None:
+    """The path of a table of splits; None for any other way to split."""
+    if isinstance(split, os.PathLike):
+        return parse_path(split, "split")
+    return split if isinstance(split, str) and split.lower().endswith(".csv") and "=" not in split else None
+
+
+def _parse_folds(split: Any) -> int:
+    match = re.fullmatch(r"(\d{1,9})-fold", split) if isinstance(split, str) else None
+    return parse_integer(int(match[1]), f"split {split!r}, number of folds", 2, MAX_FOLDS) if match else 0
+
+
+_EXPECTED_SPLIT = "expected 'dirs', fractions like 'train=0.9,val=0.1', folds like '5-fold', or FILE.csv"
+
+
+def _parse_fractions(split: str | os.PathLike[str] | Mapping[str, float] | None) -> tuple[tuple[str, Fraction], ...]:
     if split is None or split == "dirs":
         return ()
     if isinstance(split, Mapping):
         parts = [(parse_text(name, "split name"), str(value)) for name, value in split.items()]
     elif not isinstance(split, str):
-        raise UsageError(f"split {split!r}: expected 'dirs' or fractions like 'train=0.9,val=0.1'")
+        raise UsageError(f"split {split!r}: {_EXPECTED_SPLIT}")
     else:
         parts = [(name.strip(), value.strip()) for name, _, value in (p.partition("=") for p in split.split(","))]
     fractions: list[tuple[str, Fraction]] = []
@@ -346,7 +498,7 @@ def _parse_fractions(split: str | Mapping[str, float] | None) -> tuple[tuple[str
         try:
             fraction = Fraction(value)
         except (ValueError, ZeroDivisionError):
-            raise UsageError(f"split {split!r}: expected 'dirs' or fractions like 'train=0.9,val=0.1'") from None
+            raise UsageError(f"split {split!r}: {_EXPECTED_SPLIT}") from None
         if not 0 < fraction <= 1:
             raise UsageError(f"split {name}={value}: expected a fraction above 0 and at most 1")
         if name in dict(fractions):

@@ -13,7 +13,7 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, SupportsIndex, overload
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 
@@ -21,8 +21,10 @@ from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, LABEL
 from npy2tfrecord.formats.manifest import Manifest, ShardInfo
-from npy2tfrecord.formats.shard import array_of, key_of
+from npy2tfrecord.formats.shard import array_of, key_of, label_of
 from npy2tfrecord.formats.tfrecord import unframe
+from npy2tfrecord.paths import local_path
+from npy2tfrecord.storage.in_flight import InFlight
 from readers import splits
 from readers.manifests import PathLike, load_manifest
 from readers.options import Features, ReadOptions
@@ -36,6 +38,8 @@ Example = Any  # a dict of arrays, an array or a tuple, as `features` says
 _MAX_OPEN = 128  # shards kept open by one source
 _GAP_BYTES = 64 * 2**10  # between records that are still read together
 _RUN_BYTES = 8 * 2**20  # that are read together at most
+_IDLE_SECONDS = 2.0  # that threads wait for the next list
+_HELD_BYTES = 64 * 2**20  # of runs that are read at the same time
 
 
 class _File:
@@ -50,16 +54,25 @@ class _File:
             os.close(self.handle)
 
 
+class _Run(NamedTuple):
+    """Records of a shard that are read together, and the place in a list that each goes to."""
+
+    shard: int
+    base: int  # offset in the file
+    size: int
+    records: list[tuple[int, int]]
+
+
 class ArraySource:
     """`len(source)` examples; `source[i]` is one, `source[2:5]` or `source[[3, 1, 2]]` a list of them.
 
-    An example is a dict of arrays by feature, with `key` (a str) and `label` (an int) where there is
-    one; `features` chooses as in `load_dataset`. Arrays are writable and the caller's own. Works from
-    any thread, in forked and spawned processes, and pickles as the path and what was asked for.
+    An example is a dict of arrays by feature, with `key` (a str) and `label` (an int, or a float for float32) where
+    there is one; `features` chooses as in `load_dataset`. Arrays are writable and the caller's own. Works from any
+    thread, in forked and spawned processes, and pickles as the path and what was asked for.
     """
 
     def __init__(self, path: PathLike, *, split: str | None = None, features: Features = None) -> None:
-        self._path = os.fsdecode(path)
+        self._path = local_path(path, "path")
         self._split = split
         self._features = ReadOptions(features=features).features  # validated
         self.manifest: Manifest = load_manifest(path)
@@ -86,6 +99,7 @@ class ArraySource:
         self._keys: dict[int, Keys] = {}
         self._files: dict[int, _File] = {}
         self._lock = threading.Lock()
+        self._in_flight: tuple[int, InFlight] | None = None  # the process it is of, and the reads of lists
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _remake, (self._path, self._split, self._features)
@@ -182,10 +196,22 @@ class ArraySource:
         places = [(*self._find(index), i) for i, index in enumerate(indices)]
         places.sort()
         found: list[Example] = [None] * len(places)
+        held, size = list[_Run](), 0
+        for run in self._runs(places):
+            if held and size + run.size > _HELD_BYTES:
+                self._decode_runs(held, found)
+                held, size = [], 0
+            held.append(run)
+            size += run.size
+        self._decode_runs(held, found)
+        return found
+
+    def _runs(self, places: Sequence[tuple[int, int, int]]) -> Iterator[_Run]:
+        """What is read by one call each, of (shard, record, place in the list) in rising order."""
         start = 0
         while start < len(places):
             shard, first, _ = places[start]
-            offsets, sizes = table = self._table(shard)
+            offsets, sizes = self._table(shard)
             stop = start + 1
             while stop < len(places) and places[stop][0] == shard:
                 before, record = places[stop - 1][1], places[stop][1]
@@ -193,21 +219,48 @@ class ArraySource:
                 if gap > _GAP_BYTES or offsets[record] - offsets[first] > _RUN_BYTES:
                     break
                 stop += 1
-            wanted = [record for _, record, _ in places[start:stop]]
-            examples = self._read_run(shard, wanted, table)
-            for (_, _, i), example in zip(places[start:stop], examples, strict=True):
-                found[i] = example
+            last = places[stop - 1][1]
+            base = int(offsets[first])
+            records = [(record, place) for _, record, place in places[start:stop]]
+            yield _Run(shard, base, int(offsets[last]) + int(sizes[last]) - base, records)
             start = stop
-        return found
+
+    def _requests(self) -> InFlight:
+        """The reads of this process that are under way: its threads end soon after a list is read."""
+        if self._in_flight is None or self._in_flight[0] != os.getpid():  # a fork has no threads of its parent
+            self._in_flight = os.getpid(), InFlight(idle=_IDLE_SECONDS)
+        return self._in_flight[1]
+
+    def _decode_runs(self, runs: Sequence[_Run], found: list[Example]) -> None:
+        """Read runs, many at a time where storage waits, and put their examples into their places."""
+        data = [memoryview(bytearray(run.size)) for run in runs]
+
+        def read(numbers: Iterator[int]) -> None:
+            for i in numbers:
+                self._read(runs[i].shard, data[i], runs[i].base)
+
+        if len(runs) == 1:
+            read(iter((0,)))
+        elif runs:
+            self._requests().run(read, range(len(runs)))
+        for run, bytes_read in zip(runs, data, strict=True):
+            examples = self._decode_run(run.shard, [record for record, _ in run.records], bytes_read)
+            for (_, place), example in zip(run.records, examples, strict=True):
+                found[place] = example
 
     def _read_run(self, shard: int, records: Sequence[int], table: Table) -> list[Example]:
         """Rising records of one shard, by one read."""
         offsets, sizes = table
+        base = int(offsets[records[0]])
+        data = memoryview(bytearray(int(offsets[records[-1]]) + int(sizes[records[-1]]) - base))
+        self._read(shard, data, base)
+        return self._decode_run(shard, records, data)
+
+    def _decode_run(self, shard: int, records: Sequence[int], data: memoryview) -> list[Example]:
+        """The examples of rising records of one shard, from the bytes that hold them."""
+        offsets, sizes = self._table(shard)
         keys = self._keys_of(shard)
         base = int(offsets[records[0]])
-        size = int(offsets[records[-1]]) + int(sizes[records[-1]]) - base
-        data = memoryview(bytearray(size))
-        self._read(shard, data, base)
         examples = []
         for record in records:
             start = int(offsets[record]) - base
@@ -243,9 +296,7 @@ class ArraySource:
     def _value(self, columns: Mapping[str, Any], column: str) -> Any:
         value = columns.get(column)
         if column == LABEL:
-            if not isinstance(value, list) or len(value) != 1:
-                raise DamageError("the example has no label")
-            return value[0]
+            return label_of(columns, self.manifest)
         if not isinstance(value, memoryview):
             raise DamageError(f"the example has no {column!r}")
         if column == KEY:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import UsageError
+from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
+from npy2tfrecord.paths import local_path
 from readers import splits
 from readers.manifests import PathLike, load_manifest
 from readers.options import AUTOTUNE, Features, Padding, ReadOptions
@@ -83,8 +84,8 @@ def load_dataset(
         prefetch=prefetch, num_parallel_calls=num_parallel_calls, tune_malloc=tune_malloc,
         on_corrupt=on_corrupt,
     )  # fmt: skip
-    directory = os.fspath(path)
     manifest = load_manifest(path)
+    directory = local_path(path, "path")
     selection = splits.select(manifest, split)
     outputs = choose_outputs(manifest, options)
     check_padding_names(manifest, options)
@@ -114,8 +115,8 @@ def load_dataset(
     decoders = [make_decoder(info, strategy.methods[info.name], options) for info in used]
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
-        wanted = set(outputs.values())
-        return ShardRecords(directory, selection.shards, parts, manifest.compression, wanted, decoders, indexes)
+        label = manifest.label_dtype if LABEL in outputs.values() else None
+        return ShardRecords(directory, selection.shards, parts, manifest.compression, label, decoders, indexes)
 
     return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,17 +12,18 @@ import numpy as np
 from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest, ShardInfo, shard_name
-from npy2tfrecord.options import Options, parse_sources
+from npy2tfrecord.options import Options, parse_sources, with_splits_of
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.sources.finder import find
+from npy2tfrecord.storage.in_flight import MOST_IN_FLIGHT
 from readers import splits
 from readers.dataset import check_padding_names, features_used
 from readers.options import ReadOptions
 from readers.outputs import choose_outputs
 from readers.pipeline.malloc import keep_large_blocks
-from readers.pipeline.strategy import choose
+from readers.pipeline.strategy import choose, waiting
 from readers.splits import Part
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def load_npy(
     *,
     rows: bool = False,
     labels: str | os.PathLike[str] | None = None,
+    label_by: str | None = None,
+    key_by: str | Sequence[str] | Mapping[str, str] | None = None,
     include: Sequence[str] | str = (),
     exclude: Sequence[str] | str = (),
     follow_symlinks: bool = False,
@@ -48,8 +51,8 @@ def load_npy(
 ) -> tf.data.Dataset:
     """Examples straight from `.npy` files, with the options and elements of `load_dataset`.
 
-    sources, rows, labels, include, exclude, follow_symlinks, group_by_suffix, missing, void_dtype: as in
-        `npy2tfrecord.convert`.
+    sources, rows, labels, label_by, key_by, include, exclude, follow_symlinks, group_by_suffix, missing, void_dtype: as
+        in `npy2tfrecord.convert`.
     split: a slice, as in 'train[:80%]'; everything is one split, 'train', in the order of the keys.
 
     Every header is read first, the files themselves when their turn comes. Raises `InputError` for a
@@ -61,11 +64,13 @@ def load_npy(
         raise UsageError("on_corrupt: files as they are have no checksums; leave it out")
     chosen = ReadOptions(**_known(options))
     source_options = Options(
-        rows=rows, labels=labels if labels is None else os.fspath(labels), include=_tuple(include),
-        exclude=_tuple(exclude), follow_symlinks=follow_symlinks, group_by_suffix=group_by_suffix, missing=missing,
-        void_dtype=void_dtype,
+        rows=rows, labels=labels if labels is None else os.fspath(labels), label_by=label_by, key_by=key_by,
+        include=_tuple(include), exclude=_tuple(exclude), follow_symlinks=follow_symlinks,
+        group_by_suffix=group_by_suffix, missing=missing, void_dtype=void_dtype,
     )  # fmt: skip
-    scanned = survey(find(parse_sources(sources), source_options), source_options)
+    parsed = parse_sources(sources)
+    source_options = with_splits_of(parsed, source_options)
+    scanned = survey(find(parsed, source_options), source_options)
     examples = join(scanned, source_options)
     manifest = _describe(examples, rows)
     selection = splits.select(manifest, split)
@@ -83,6 +88,8 @@ def load_npy(
     strategy = choose(used, selection.example_bytes, count, len(parts), chosen, files=True)
     # Any example is as near as any other: small pieces in random order are a better shuffle.
     strategy = dataclasses.replace(strategy, pieces=max(strategy.pieces, min(_MAX_PIECES, count // strategy.block)))
+    if scanned.in_flight:
+        strategy = waiting(strategy, min(scanned.in_flight, MOST_IN_FLIGHT), selection.example_bytes)
     if strategy.tune_malloc:
         keep_large_blocks()
     decoders = [
@@ -93,7 +100,7 @@ def load_npy(
     ]
 
     def make_stage(parts: Sequence[Part]) -> NpyFiles:
-        return NpyFiles(examples, parts, decoders, "label" in outputs.values())
+        return NpyFiles(examples, parts, decoders, "label" in outputs.values(), strategy.ahead)
 
     return Builder(make_stage, parts, decoders, outputs, chosen, strategy).build()
 
@@ -126,7 +133,7 @@ def _describe(examples: Examples, rows: bool) -> Manifest:
         counts = np.bincount(table.header_ids[sources], minlength=len(table.headers))
         infos.append(summarize(table, counts, int(rows), table.headers[0].dtype))
     shard = ShardInfo(shard_name(_SPLIT, 0, 1), len(examples), sum(info.bytes for info in infos), "0" * 32, "")
-    return Manifest(tuple(infos), {_SPLIT: (shard,)}, labels=examples.classes)
+    return Manifest(tuple(infos), {_SPLIT: (shard,)}, labels=examples.classes, label_dtype=examples.label_dtype)
 
 
 def _check_readable(examples: Examples, used: Sequence[FeatureInfo], rows: bool) -> None:

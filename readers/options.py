@@ -14,6 +14,7 @@ import numpy as np
 
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.options import parse_size
+from npy2tfrecord.paths import local_path
 
 AUTOTUNE: Final = -1  # what tf.data.AUTOTUNE is: the reader chooses
 
@@ -96,6 +97,8 @@ class ReadOptions:
             self._check_flag("cache", "")
         if not isinstance(self.cache, bool | str) or self.cache == "":
             raise UsageError(f"cache={self.cache!r}: expected True (in memory), False, or the path of a file")
+        if isinstance(self.cache, str):
+            object.__setattr__(self, "cache", local_path(self.cache, "cache"))
         for name, least in (("prefetch", 0), ("num_parallel_calls", 1)):
             value = getattr(self, name)
             if not _is_integer(value) or value != AUTOTUNE:

@@ -21,6 +21,7 @@ LAYERS = (
     *(
         "errors",
         "syscalls",
+        "paths",
         "cleanup",
         "formats",
         "storage",
@@ -35,7 +36,8 @@ LAYERS = (
 )
 # The same for the readers; all other modules are the functions for callers, on top.
 READER_LAYERS = ({"manifests", "options", "outputs", "splits"}, {"shards"}, {"pipeline"})
-READERS_USE = {"errors", "syscalls", "formats", "options", "sources", "planning", "conversion"}  # of the converter
+# What these use of the converter.
+READERS_USE = {"errors", "syscalls", "paths", "formats", "storage", "options", "sources", "planning", "conversion"}
 
 
 def modules(package: str) -> list[Path]:

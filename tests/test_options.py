@@ -13,17 +13,18 @@ import pytest
 import npy2tfrecord
 from npy2tfrecord import options
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.options import Options, parse_size, parse_sources
+from npy2tfrecord.options import Options, Source, parse_size, parse_sources
 
 FLAGS = ("follow_symlinks", "rows", "group_by_suffix", "shuffle", "stats", "read_back", "fsync")
 NUMBERS = ("seed", "num_shards", "jobs")
 WORDS = ("on_error", "missing", "compression", "backend")
 PATHS = ("files_from", "labels")
+REGEXES = ("label_by", "key_by", "split_by")
 
 
 def test_the_type_of_every_option_is_checked() -> None:
     fields = {field.name for field in dataclasses.fields(Options) if field.init}
-    assert fields == options._PARSERS.keys() | {"dtype", "split"}
+    assert fields == options._PARSERS.keys() | {"dtype", "rank", "key_by", "split"}
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -80,7 +81,9 @@ def test_a_flag_may_be_numpys(name: str, value: Any) -> None:
     assert getattr(Options(**{name: value}), name) is bool(value)
 
 
-@pytest.mark.parametrize("name", [*WORDS, *PATHS, "scheduler", "split_by", "include", "exclude", "void_dtype"])
+@pytest.mark.parametrize(
+    "name", [*WORDS, *PATHS, "scheduler", "label_by", "key_by", "split_by", "include", "exclude", "void_dtype"]
+)
 @pytest.mark.parametrize("value", [5, 1.5, True, object(), [5]])
 def test_what_is_no_text_is_refused_by_name(name: str, value: Any) -> None:
     with pytest.raises(UsageError, match=f"^{name} .*: expected "):
@@ -185,5 +188,5 @@ def test_functions_refuse_them_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", [list, tuple, iter])
 def test_sources_may_be_any_iterable(kind: Any) -> None:
-    assert parse_sources(kind(["a", Path("b")])) == ((None, b"a"), (None, b"b"))
-    assert parse_sources({"x": kind([b"a"])}) == (("x", b"a"),)
+    assert parse_sources(kind(["a", Path("b")])) == (Source(None, b"a"), Source(None, b"b"))
+    assert parse_sources({"x": kind([b"a"])}) == (Source("x", b"a"),)

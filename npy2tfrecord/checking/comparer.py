@@ -1,4 +1,4 @@
-"""Comparing a shard with its sources: it is encoded once more, and each byte held against the file."""
+"""Comparing a shard with its sources: it is encoded again, and each byte is compared with the file."""
 
 from __future__ import annotations
 
@@ -48,15 +48,18 @@ class _Comparison:
 
 def compare(plan: Plan, out: str, options: Options, jobs: int) -> Iterator[tuple[str, list[str]]]:
     """Where each shard differs from what its sources make, by the shard's file."""
-    tasks = ((spec, out, options.compression, options.on_error == "skip") for spec in plan.shards())
+    skip = options.on_error == "skip"
+    tasks = ((spec, out, options.compression, skip, options.in_flight) for spec in plan.shards())
     yield from pool.run(_compare_shard, tasks, jobs=jobs, backend=options.backend)
 
 
-def _compare_shard(spec: ShardSpec, out: str, compression: str, skip: bool) -> tuple[str, list[str]]:
-    return spec.file, compare_shard(spec, out, compression, skip)
+def _compare_shard(
+    spec: ShardSpec, out: str, compression: str, skip: bool, in_flight: int | None
+) -> tuple[str, list[str]]:
+    return spec.file, compare_shard(spec, out, compression, skip, in_flight)
 
 
-def compare_shard(spec: ShardSpec, out: str, compression: str, skip: bool) -> list[str]:
+def compare_shard(spec: ShardSpec, out: str, compression: str, skip: bool, in_flight: int | None = None) -> list[str]:
     """Where a shard differs from what its sources make: nothing, or the first record with its source."""
     bad: dict[int, InputError] = {}
     try:
@@ -64,8 +67,8 @@ def compare_shard(spec: ShardSpec, out: str, compression: str, skip: bool) -> li
             handle = syscalls.open(os.path.join(out, spec.file), syscalls.READ_FLAGS)
             with os.fdopen(handle, "rb") as packed:
                 file = unpacked(packed, compression)
-                if encode_shard(spec, _Comparison(file), bad, skip) is not None:
-                    return [f"{spec.file}: goes on behind its last record"] if file.read(1) else []
+                if encode_shard(spec, _Comparison(file), bad, skip, in_flight) is not None:
+                    return [f"{spec.file}: there are bytes after its last record"] if file.read(1) else []
     except _Differs as differs:
         kept = np.delete(np.arange(len(spec)), sorted(bad))
         ends = np.cumsum(spec.record_sizes[kept])

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.checking.comparer import compare
 from npy2tfrecord.conversion.converter import Conversion
 from npy2tfrecord.conversion.recorded_options import options_of
+from npy2tfrecord.conversion.surveyor import keep_small_files
 from npy2tfrecord.errors import ConflictError, DamageError, UsageError, display
 from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.example import parse_example
@@ -17,7 +19,7 @@ from npy2tfrecord.formats.manifest import INDEX_DIR, Manifest, ShardInfo, index_
 from npy2tfrecord.formats.shard import NO_LINK_FLAGS, check_example, content_of, key_of, load_keys, read_records
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import Options, Sources, anchored, parse_sources
+from npy2tfrecord.options import Options, Sources, anchored, parse_path, parse_sources
 
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20
@@ -27,39 +29,43 @@ def verify(
     out: str | os.PathLike[str],
     *,
     source: Sources | None = None,
-    labels: str | None = None,
+    labels: str | os.PathLike[str] | None = None,
+    split: str | os.PathLike[str] | None = None,
     repair: bool = False,
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
+    in_flight: int | None = None,
     repaired: Callable[[str], None] | None = None,
 ) -> Manifest:
     """Check that a data set is whole: every shard, record and index is what the manifest says.
 
-    With `source`, every record is also compared with what its source makes now; `labels` is the table of labels if the
-    conversion had one. With `repair`, damaged shards are written again from the sources, to the bytes they had, and
-    `repaired` is called with each damage that is no more. `jobs`, `backend` and `scheduler` are those of `convert`.
+    With `source`, every record is also compared with what its source makes now; `labels` and `split` are the files of
+    labels and of splits if the conversion had them. With `repair`, damaged shards are written again from the sources,
+    to the bytes they had, and `repaired` is called with each damage that is no more. `jobs`, `backend`, `scheduler` and
+    `in_flight` are those of `convert`.
 
     Returns the manifest. Raises `DamageError` that lists what is damaged: shard, record, offset, key, and the source
     if it is known; `UsageError` when there is no data set.
     """
-    path = os.fspath(out) if pool.is_local(backend) else os.path.abspath(out)
+    path = parse_path(out, "data set")
+    path = path if pool.is_local(backend) else os.path.abspath(path)
     manifest = manifest_parsing.load(path)
     if repair and source is None:
         raise UsageError("repair needs the sources: --repair --source SOURCE...")
     damage = _check_names(path, manifest)
     if pool.is_local(backend) and manifest.total_bytes < _BYTES_FOR_PROCESSES:
         jobs = 1
-    running = Options(jobs=jobs, backend=backend, scheduler=scheduler)
+    running = Options(jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight)
     jobs = pool.effective_jobs(jobs)
     damaged = _check_neighbours(path, manifest)
     needed = () if source is None else anchored(parse_sources(source), backend)
-    with dask_cluster.connected(backend, scheduler, jobs, [os.fsencode(path), *(place for _, place in needed)]):
+    with dask_cluster.connected(backend, scheduler, jobs, [os.fsencode(path), *(each.path for each in needed)]):
         damaged |= _check_shards(path, manifest, jobs, backend)
         if source is not None:
-            options = options_of(manifest.options, labels, running)
+            options = options_of(manifest.options, {"labels": labels, "split": split}, running)
             if repair and damaged:
-                manifest = Conversion(source, path, options, False, None).run(damaged=frozenset(damaged))
+                manifest = Conversion(source, path, options).run(damaged=frozenset(damaged))
                 if repaired is not None:
                     for finding in _listed(damaged):
                         repaired(finding)
@@ -88,11 +94,12 @@ def _compare(
     path: str, manifest: Manifest, source: Sources, options: Options, jobs: int
 ) -> Iterator[tuple[str, list[str]]]:
     """What differs between the shards and the sources, by shard."""
-    try:
-        planned = Conversion(source, path, options, False, None).plan_like(manifest)
-    except ConflictError as error:
-        raise DamageError(str(error)) from None
-    yield from compare(planned, path, options, jobs)
+    with keep_small_files(options) or nullcontext() as kept:
+        try:
+            planned = Conversion(source, path, options).plan_like(manifest, kept)
+        except ConflictError as error:
+            raise DamageError(str(error)) from None
+        yield from compare(planned, path, options, jobs)
 
 
 def _check_names(path: str, manifest: Manifest) -> list[str]:
@@ -149,7 +156,7 @@ def _check_shard(out: str, manifest: Manifest, shard: ShardInfo) -> tuple[str, l
     differs = _check_index(out, shard, lines)
     moved, other = _check_keys(out, manifest, shard, keys)
     if problem:
-        where = "--source tells which record"
+        where = "verify with --source to find the record"
         if moved is not None:
             where = f"record {moved}, key {display(keys[moved])!r}, is not the one that was written there"
         return shard.file, [f"{shard.file}: every record is whole, but {problem}; {differs or where}"]

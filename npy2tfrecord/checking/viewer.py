@@ -12,10 +12,11 @@ import numpy as np
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats import manifest_parsing
-from npy2tfrecord.formats.example import LABEL, parse_example
+from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.manifest import Manifest, ShardInfo
-from npy2tfrecord.formats.shard import array_of, check_example, key_of, load_index, read_records
+from npy2tfrecord.formats.shard import array_of, check_example, key_of, label_of, load_index, read_records
 from npy2tfrecord.formats.tfrecord import unframe
+from npy2tfrecord.paths import local_path
 
 _BEGIN_BYTES = 4096  # of a record that are looked at for its key, besides the key itself
 
@@ -46,19 +47,21 @@ class View:
 
 def view(out: str | os.PathLike[str], key: str | bytes) -> View:
     """The example of that key. Raises `UsageError` when there is none, `DamageError` when it is damaged."""
-    manifest, wanted = manifest_parsing.load(out), os.fsencode(key)
+    path = local_path(out, "data set")
+    manifest, wanted = manifest_parsing.load(path), os.fsencode(key)
     for shard in manifest.shards:
-        for number, data in _candidates(os.fspath(out), shard, wanted, manifest):
+        for number, data in _candidates(path, shard, wanted, manifest):
             example = parse_example(data)
             if key_of(example) == wanted:
                 check_example(example, manifest)
-                label = example.get(LABEL) if manifest.labels is not None else None
                 text = None
-                if isinstance(label, list):
-                    text = str(label[0]) + (f" ({display(manifest.labels[label[0]])})" if manifest.labels else "")
+                if manifest.labels is not None:
+                    label = label_of(example, manifest)
+                    name = f" ({display(manifest.labels[int(label)])})" if manifest.labels else ""
+                    text = f"{np.float32(label):g}" if isinstance(label, float) else f"{label}{name}"
                 arrays = {info.name: array_of(example, info) for info in manifest.features}
                 return View(wanted, shard.file, number, text, arrays)
-    raise UsageError(f"{display(os.fspath(out))} has no example with the key {display(wanted)!r}")
+    raise UsageError(f"{display(path)} has no example with the key {display(wanted)!r}")
 
 
 def _candidates(out: str, shard: ShardInfo, key: bytes, manifest: Manifest) -> Iterator[tuple[int, memoryview]]:

@@ -21,8 +21,8 @@ exit codes:
 
 # Keywords of the library that the groups below set.
 SELECTION_OPTIONS = ("include", "exclude", "files_from", "follow_symlinks", "on_error")
-EXAMPLE_OPTIONS = ("rows", "group_by_suffix", "void_dtype")
-RUNNING_OPTIONS = ("jobs", "backend", "scheduler")
+EXAMPLE_OPTIONS = ("rows", "group_by_suffix", "members", "dtype", "rank", "void_dtype")
+RUNNING_OPTIONS = ("jobs", "backend", "scheduler", "in_flight")
 
 
 class Command(Protocol):
@@ -90,7 +90,10 @@ def given(arguments: argparse.Namespace, names: Sequence[str]) -> dict[str, Any]
 def add_sources(parser: argparse.ArgumentParser) -> None:
     """SOURCE..., as `arguments.sources`."""
     parser.add_argument(
-        "sources", metavar="SOURCE", nargs="+", help="PATH or NAME=PATH: a directory, .npy or .npz file"
+        "sources",
+        metavar="SOURCE",
+        nargs="+",
+        help="PATH or NAME=PATH: a directory (or DIR:GLOB), a .npy or .npz file (or FILE.npz[MEMBER])",
     )
 
 
@@ -112,6 +115,14 @@ def add_selection(parser: argparse.ArgumentParser) -> None:
     add = group.add_argument
     add("--rows", action="store_true", help="every row along axis 0 is an example")
     add("--group-by-suffix", action="store_true", help="0001.image.npy and 0001.mask.npy are features of example 0001")
+    add("--members", action="store_true", help="every member of a .npz is an example of its own, not a feature")
+    add("--dtype", metavar="[NAME:]DTYPE", action="append", help="cast while writing; may be repeated")
+    add(
+        "--rank",
+        metavar="[NAME:]N",
+        action="append",
+        help="trailing axes of 1 for arrays of fewer axes; may be repeated",
+    )
     add("--void-dtype", metavar="DTYPE", help="the dtype of void arrays (V2, V1): bfloat16, float8_e5m2, ...")
 
 
@@ -122,6 +133,7 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     add("--jobs", "-j", metavar="N", type=int, help="worker processes (one per core)")
     add("--backend", metavar="NAME", help="joblib's backend (loky); dask for a cluster")
     add("--scheduler", metavar="ADDRESS", help="address of the Dask scheduler, such as tcp://host:8786")
+    add("--in-flight", metavar="N", type=int, help="requests to storage that a worker keeps under way (as many as pay)")
 
 
 def add_writing(parser: argparse.ArgumentParser) -> None:

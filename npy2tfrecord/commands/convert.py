@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from typing import TYPE_CHECKING
 
 from npy2tfrecord.commands.arguments import (
@@ -20,6 +19,7 @@ from npy2tfrecord.commands.arguments import (
 from npy2tfrecord.errors import display
 
 if TYPE_CHECKING:
+    from npy2tfrecord.conversion.converter import Conversion
     from npy2tfrecord.formats.manifest import Manifest
 
 USAGE = "[options] SOURCE... OUT"
@@ -29,8 +29,8 @@ DESCRIPTION = "Convert .npy and .npz files to sharded TFRecords. Run it again to
 OPTIONS = (
     *SELECTION_OPTIONS,
     *EXAMPLE_OPTIONS,
-    *("missing", "labels", "dtype", "stats"),
-    *("split", "split_by", "shard_size", "num_shards", "shuffle", "seed", "compression"),
+    *("missing", "labels", "label_by", "key_by", "stats"),
+    *("split", "split_by", "shard_size", "num_shards", "sort", "shuffle", "seed", "compression"),
     *("fsync", "read_back"),
     *RUNNING_OPTIONS,
 )
@@ -48,15 +48,26 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("features and labels")
     add = group.add_argument
     add("--missing", choices=("fail", "skip"), help="what to do with a key that a named source lacks (fail)")
-    add("--labels", metavar="dirs|FILE.csv", help="int64 labels from the first folder, or from a key,label table")
-    add("--dtype", metavar="[NAME:]DTYPE", action="append", help="cast while writing; may be repeated")
+    add("--labels", metavar="dirs|FILE", help="from the first folder, a key,label .csv, or with --rows a .npy by row")
+    add("--label-by", metavar="REGEX", help="what it finds in the key is the label: a class, an integer or a number")
+    add(
+        "--key-by",
+        metavar="[NAME:]REGEX",
+        action="append",
+        help="what it finds in the path below the source is the key; may be repeated",
+    )
     add("--stats", action="store_true", help="record minimum, maximum, mean, deviation, NaN and infinity counts")
     group = parser.add_argument_group("splits and shards")
     add = group.add_argument
-    add("--split", metavar="dirs|NAME=F,...", help="train=0.9,val=0.1 by a hash of the key, or by the first folder")
+    add(
+        "--split",
+        metavar="NAME=F,...|K-fold|dirs|FILE.csv",
+        help="train=0.9,val=0.1 by a hash of the key, 5-fold, by the first folder, or from a key,split table",
+    )
     add("--split-by", metavar="REGEX", help="keys in which it finds the same text go to one split together")
     add("--shard-size", metavar="SIZE", help="approximate size of a shard: kB MB GB, KiB MiB GiB (128MB)")
     add("--num-shards", metavar="N", type=int, help="shards per split; never more than there are examples")
+    add("--sort", choices=("bytes", "natural"), help="order of the keys; natural: frame_2 before frame_10 (bytes)")
     add("--no-shuffle", dest="shuffle", action="store_false", help="keep the examples in the order of their keys")
     add("--seed", metavar="N", type=int, help="seed of the order and the splits (0)")
     add("--compression", choices=("none", "gzip", "zlib"), help="compress whole shards; TensorFlow reads both (none)")
@@ -68,29 +79,34 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, and print the manifest or its summary."""
     from npy2tfrecord.commands.progress import shown_progress
     from npy2tfrecord.conversion.converter import Conversion
-    from npy2tfrecord.options import Options
+    from npy2tfrecord.options import Options, parse_path
 
+    out = parse_path(arguments.out, "OUT")
     options = Options(**given(arguments, OPTIONS))
     with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
-        conversion = Conversion(arguments.sources, arguments.out, options, arguments.overwrite, progress)
+        conversion = Conversion(arguments.sources, out, options, overwrite=arguments.overwrite, progress=progress)
         manifest = conversion.run(dry_run=arguments.dry_run)
-    return print_manifest(manifest, arguments, was_complete=conversion.was_complete)
+    return print_result(conversion, manifest, arguments)
 
 
-def print_manifest(manifest: Manifest, arguments: argparse.Namespace, *, was_complete: bool) -> int:
+def print_result(conversion: Conversion, manifest: Manifest, arguments: argparse.Namespace) -> int:
     """Print what was written, or would be; returns the exit code."""
     from npy2tfrecord.commands import text
 
+    out = conversion.workspace.out
     if arguments.json:
-        print(json.dumps(manifest.to_json(), indent=1))
-    elif was_complete:
+        print(json.dumps(manifest.to_json() | {"passed_over": dict(conversion.passed_over)}, indent=1))
+    elif conversion.was_complete:
         count = text.count_text(manifest.examples, "example")
         shards = text.count_text(len(manifest.shards), "shard")
-        print(f"{display(arguments.out)}: nothing left to do, {count} in {shards} are there")
-    elif arguments.dry_run:
-        print(text.manifest_text(manifest, f"Would write to {display(arguments.out)}"))
+        print(f"{display(out)}: nothing left to do, {count} in {shards} are there")
+        if conversion.passed_over:
+            print(text.passed_over_text(conversion.passed_over))
     else:
-        print(text.manifest_text(manifest, f"Wrote {display(arguments.out)}"))
-        print()
-        print(text.reading_text(manifest, os.fspath(arguments.out)))
+        did = "Would write to" if arguments.dry_run else "Wrote"
+        print(text.manifest_text(manifest, f"{did} {display(out)}"))
+        if conversion.passed_over:
+            print("\n" + text.passed_over_text(conversion.passed_over))
+        if not arguments.dry_run:
+            print("\n" + text.reading_text(manifest, out))
     return 3 if manifest.skipped else 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
-from npy2tfrecord.commands.arguments import add_data_set, add_json
+from npy2tfrecord.commands.arguments import add_data_set, add_json, given
 from npy2tfrecord.errors import display
 
 USAGE = "[options] OUT DIR"
@@ -21,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--overwrite", action="store_true", default=False, help="replace files that exist")
+    parser.add_argument("--in-flight", metavar="N", type=int, help="files that are written at once (as many as pay)")
     add_json(parser)
 
 
@@ -29,7 +30,9 @@ def run(arguments: argparse.Namespace) -> int:
     from npy2tfrecord import export
     from npy2tfrecord.commands.text import count_text
 
-    count = export(arguments.out, arguments.directory, overwrite=arguments.overwrite)
+    count = export(
+        arguments.out, arguments.directory, overwrite=arguments.overwrite, **given(arguments, ("in_flight",))
+    )
     if arguments.json:
         print(json.dumps({"files": count}))
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from npy2tfrecord.commands.arguments import RUNNING_OPTIONS, add_running, add_writing, given
-from npy2tfrecord.commands.convert import print_manifest
+from npy2tfrecord.commands.convert import print_result
 
 USAGE = "[options] SET... OUT"
 DESCRIPTION = (
@@ -45,10 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Merge, and print the manifest or its summary."""
     from npy2tfrecord.commands.progress import shown_progress
     from npy2tfrecord.conversion.merger import Merge
-    from npy2tfrecord.options import Options
+    from npy2tfrecord.options import Options, parse_path
 
     chosen, running = given(arguments, _CHOICES), Options(**given(arguments, _RUNNING))
     with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
-        merging = Merge(arguments.sets, arguments.out, chosen, running, arguments.overwrite, progress)
+        merging = Merge(
+            arguments.sets, parse_path(arguments.out, "OUT"), chosen, running, arguments.overwrite, progress
+        )
         manifest = merging.run(dry_run=arguments.dry_run)
-    return print_manifest(manifest, arguments, was_complete=merging.was_complete)
+    return print_result(merging, manifest, arguments)

@@ -12,6 +12,7 @@ import numpy as np
 from npy2tfrecord.commands.text import count_text, shape_text, size_text
 from npy2tfrecord.errors import OutputError, UsageError, display
 from npy2tfrecord.formats.manifest import FeatureInfo, Histogram, Manifest
+from npy2tfrecord.paths import local_path
 
 if TYPE_CHECKING:
     from npy2tfrecord.checking.viewer import View
@@ -82,6 +83,7 @@ def plot_example(seen: View, path: str) -> None:
 
 
 def _draw(panels: list[Panel], title: str, subtitle: str, path: str) -> None:
+    path = local_path(path, "plot")
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in _SUFFIXES:
         raise UsageError(f"plot {path!r}: expected a file that ends in {', '.join(_SUFFIXES)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ _BAR_WIDTH = 40
 _MAX_BARS = 12
 _SHOWN_SKIPPED = 10
 _SHOWN_CLASSES = 10
+_SHOWN_KINDS = 8  # of files that are passed over, or features of an example
 _NAME_WIDTH = 32  # of a class name in a table
 
 
@@ -56,6 +57,11 @@ def shape_text(info: FeatureInfo, dash: str = _DASH) -> str:
     sizes = zip(info.min_shape, info.max_shape, strict=True)
     axes = [str(low) if low == high else f"{low}{dash}{high}" for low, high in sizes]
     return f"({', '.join(axes)}{',' * (len(axes) == 1)})"
+
+
+def plain_shape_text(shape: Sequence[int]) -> str:
+    """`(3, 4)`, `(5,)`, `()`."""
+    return f"({', '.join(map(str, shape))}{',' * (len(shape) == 1)})"
 
 
 def table_text(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
@@ -97,17 +103,18 @@ def _dtype_text(info: FeatureInfo) -> str:
 
 
 def features_text(
-    features: Sequence[FeatureInfo], labels: Sequence[str] | None = None, counts: Sequence[int] | None = None
+    features: Sequence[FeatureInfo], label: Sequence[str] | None = None, counts: Sequence[int] | None = None
 ) -> str:
     """A line for each feature, with bars for each axis that varies, and a line for the label if there is one.
 
-    `counts` are the numbers of arrays of each feature, where they may differ.
+    `label` are the dtype of the labels and what they are. `counts` are the numbers of arrays of each feature, where
+    they may differ.
     """
     rows = [[display(info.name), _dtype_text(info), shape_text(info), size_text(info.bytes)] for info in features]
     if counts is not None:
         rows = [[*row[:3], count_text(count, "array"), row[3]] for row, count in zip(rows, counts, strict=True)]
-    if labels is not None:
-        rows.append([LABEL, "int64", f"{len(labels):,} class{'es' * (len(labels) != 1)}" if labels else "integers", ""])
+    if label is not None:
+        rows.append([LABEL, *label, ""])
     lines = table_text(rows).split("\n")
     out = []
     for info, line in zip(features, lines, strict=False):
@@ -117,6 +124,14 @@ def features_text(
                 out.append(f"    axis {axis}:")
                 out.append(histogram_text(histogram, info.min_shape[axis]))
     return "\n".join(out + lines[len(features) :])
+
+
+def _label_cells(manifest: Manifest) -> tuple[str, str] | None:
+    names = manifest.labels
+    if names is None:
+        return None
+    numbers = "integers" if manifest.label_dtype == "int64" else "numbers"
+    return manifest.label_dtype, f"{len(names):,} class{'es' * (len(names) != 1)}" if names else numbers
 
 
 def splits_text(manifest: Manifest) -> str:
@@ -159,10 +174,29 @@ def scan_text(found: ScanReport) -> str:
     parts = [f"{count_text(found.files, 'file')}, {size_text(sum(info.bytes for info in found.features))} of values"]
     if found.features:
         parts += ["", "Features", features_text(found.features, counts=found.counts)]
+    if found.key is not None:
+        arrays = [f"{display(name)} {plain_shape_text(shape)}" for name, shape in found.shapes.items()]
+        more = f" and {len(arrays) - _SHOWN_KINDS:,} more features" if len(arrays) > _SHOWN_KINDS else ""
+        shown = f"{display(found.key)}: {', '.join(arrays[:_SHOWN_KINDS])}{more}"
+        parts += ["", "Examples", f"  {count_text(found.examples, 'example')}, the first {shown}"]
+        if found.inversion is not None:
+            before, after = map(display, found.inversion)
+            parts.append(f"  in the order of bytes: {before} before {after}; --sort natural turns them round")
+    elif found.features:
+        parts += ["", "Examples", f"  none: {found.obstacle}"]
+    if found.passed_over:
+        parts += ["", passed_over_text(found.passed_over)]
     if found.problems:
         skipped = [Skipped(display(p.where), p.problem) for p in found.problems]
         parts += ["", skipped_text(skipped, "--json")]
     return "\n".join(parts)
+
+
+def passed_over_text(counts: Mapping[str, int]) -> str:
+    """How many files of which kind are no sources: `Passed over: 12 hidden, 3 .txt`."""
+    kinds = [f"{count:,} {kind}" for kind, count in counts.items()]
+    others = sum([*counts.values()][_SHOWN_KINDS:])
+    return "Passed over: " + ", ".join(kinds[:_SHOWN_KINDS] + [f"{others:,} others"] * bool(others))
 
 
 def skipped_text(skipped: Sequence[Skipped], where: str) -> str:
@@ -181,7 +215,7 @@ def manifest_text(manifest: Manifest, title: str) -> str:
         f" {size_text(manifest.total_bytes)}" + (f", {manifest.compression}" if manifest.compression != "none" else ""),
         "",
         "Features",
-        features_text(manifest.features, manifest.labels),
+        features_text(manifest.features, _label_cells(manifest)),
         "",
         "Splits",
         splits_text(manifest),
@@ -211,7 +245,7 @@ def view_text(seen: View) -> str:
         lines.append(f"label {seen.label}")
     rows = []
     for name, array in seen.arrays.items():
-        shape = f"({', '.join(map(str, array.shape))}{',' * (array.ndim == 1)})"
+        shape = plain_shape_text(array.shape)
         known = value_range(array)
         values = f"{known['min']:.6g} to {known['max']:.6g}, mean {known['mean']:.6g}" if known else ""
         rows.append((name, array.dtype.name, shape, size_text(array.nbytes), values))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from npy2tfrecord import __version__
@@ -20,23 +20,34 @@ from npy2tfrecord.conversion.resume import (
     kept_shards,
     lost_shards,
 )
-from npy2tfrecord.conversion.surveyor import survey
+from npy2tfrecord.conversion.surveyor import keep_small_files, survey
 from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import DEFAULT_SHARD_SIZE, Dtype, Options, Sources, anchored, parse_sources
+from npy2tfrecord.options import (
+    DEFAULT_SHARD_SIZE,
+    Dtype,
+    Options,
+    Rank,
+    Sources,
+    anchored,
+    parse_path,
+    parse_sources,
+    with_splits_of,
+)
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Arrangement, Plan
 from npy2tfrecord.planning.planner import plan
 from npy2tfrecord.planning.records import MergePlan
-from npy2tfrecord.sources.finder import Batch, collect, find
+from npy2tfrecord.sources.finder import Batch, collect, find, passed_over
+from npy2tfrecord.storage.kept import KeptFiles
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
-_BYTES_FOR_PROCESSES = 48 * 10**6  # below, starting worker processes takes longer than doing it here
-_RECORDS_FOR_PROCESSES = 10_000
+_SECONDS_FOR_PROCESSES = 0.1  # of work; less is done here sooner than worker processes are started
+_SECONDS_A_BYTE, _SECONDS_A_RECORD, _SECONDS_A_FILE = 0.7e-9, 3e-6, 7e-6
 _BESIDE_BYTES = 30  # of the index and the keys, for each record, at most about
 
 
@@ -66,15 +77,20 @@ def convert(
     on_error: str = "fail",
     rows: bool = False,
     group_by_suffix: bool = False,
+    members: bool = False,
     void_dtype: Dtype | None = None,
     missing: str = "fail",
     labels: str | os.PathLike[str] | None = None,
+    label_by: str | None = None,
+    key_by: str | Sequence[str] | Mapping[str, str] | None = None,
     dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
+    rank: Rank | Sequence[Rank] | Mapping[str, Rank] | None = None,
     stats: bool = False,
-    split: str | Mapping[str, float] | None = None,
+    split: str | os.PathLike[str] | Mapping[str, float] | None = None,
     split_by: str | None = None,
     shard_size: int | str = DEFAULT_SHARD_SIZE,
     num_shards: int | None = None,
+    sort: str = "bytes",
     shuffle: bool = True,
     seed: int = 0,
     compression: str = "none",
@@ -83,6 +99,7 @@ def convert(
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
+    in_flight: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: ProgressFunction | None = None,
@@ -101,15 +118,24 @@ def convert(
     on_error: 'fail' at the first bad source, or 'skip' bad sources and list them in the manifest.
     rows: every row along axis 0 is an example.
     group_by_suffix: `0001.image.npy` and `0001.mask.npy` are features of example `0001`.
+    members: every member of a `.npz` is an example of its own, with the key ARCHIVE/MEMBER, and not a feature.
     void_dtype: the dtype of arrays of void (`V2`, `V1`), such as 'bfloat16': `np.save` drops its name.
     missing: 'fail' at a key that one of the named sources lacks, or 'skip' it.
-    labels: 'dirs' for the first folder below the source, or a CSV file with the columns key and label.
+    labels: 'dirs' for the first folder below the source, a CSV file with the columns key and label, or with `rows` a
+        `.npy` file with a label for each row. Integers are int64, other numbers float32, words are classes.
+    label_by: a regular expression; what it finds in a key is the label.
+    key_by: a regular expression, or 'NAME:REGEX', a list of these, or a mapping by feature; what it finds in a file's
+        path below the source, without suffix, is the key. Several groups are joined by slashes.
     dtype: cast while writing: a dtype for all features, 'NAME:DTYPE', a list of these, or a mapping by feature.
+    rank: a number of axes for all features, 'NAME:N', a list of these, or a mapping by feature: arrays of fewer axes
+        get trailing axes of 1.
     stats: record minimum, maximum, mean, deviation, NaN and infinity counts in the manifest.
-    split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; or 'dirs', by the first folder.
+    split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; '5-fold' for `fold0` to `fold4` of about the same
+        size; 'dirs', by the first folder; or a CSV file with the columns key and split.
     split_by: a regular expression; keys in which it finds the same text go to one split together.
     shard_size: approximate size of a shard, in bytes or as in '128MB'.
     num_shards: shards per split, instead of a size; never more than there are examples.
+    sort: the order of the keys: 'bytes', or 'natural' for `frame_2` before `frame_10`.
     shuffle: spread the examples over the shards in random order; False keeps the order of their keys.
     seed: seed of that order and of the splits.
     compression: 'none', 'gzip' or 'zlib', of whole shards.
@@ -118,6 +144,7 @@ def convert(
     jobs: worker processes; None for one per core.
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
+    in_flight: requests to storage that a worker keeps under way; None finds out how many pay.
     overwrite: replace the data set that is in `out`.
     dry_run: write nothing; hashes and last bytes in the manifest are empty.
     progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
@@ -130,33 +157,43 @@ def convert(
     options = Options(
         include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
         void_dtype=void_dtype,  # type: ignore[arg-type]
-        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix,
-        missing=missing, dtype=dtype, stats=stats, split=split, split_by=split_by, shard_size=shard_size,
-        num_shards=num_shards, shuffle=shuffle, seed=seed, compression=compression, fsync=fsync, read_back=read_back,
-        jobs=jobs, backend=backend, scheduler=scheduler,
+        follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix, members=members,
+        missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, rank=rank, stats=stats, split=split,
+        split_by=split_by, shard_size=shard_size, num_shards=num_shards, sort=sort, shuffle=shuffle, seed=seed,
+        compression=compression, fsync=fsync, read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
+        in_flight=in_flight,
     )  # fmt: skip
-    return Conversion(sources, os.fspath(out), options, overwrite, progress).run(dry_run=dry_run)
+    converting = Conversion(sources, parse_path(out, "out"), options, overwrite=overwrite, progress=progress)
+    return converting.run(dry_run=dry_run)
 
 
 class Conversion:
     """One run, from the sources to the manifest."""
 
     def __init__(
-        self, sources: Sources, out: str, options: Options, overwrite: bool, progress: ProgressFunction | None
+        self,
+        sources: Sources,
+        out: str,
+        options: Options,
+        *,
+        overwrite: bool = False,
+        progress: ProgressFunction | None = None,
     ) -> None:
         given = parse_sources(sources)
         self.sources = anchored(given, options.backend)
-        relative = self.sources != given and not any(os.path.isabs(path) for _, path in given)
+        relative = self.sources != given and not any(os.path.isabs(source.path) for source in given)
         self._base = os.getcwd() + "/" if relative else ""  # a run without a cluster does not put it before names
         self._batches: Iterable[Batch] = ()
-        self._set_up(out, options, overwrite, progress)
+        self._set_up(out, with_splits_of(given, options), overwrite, progress)
 
     def _set_up(self, out: str, options: Options, overwrite: bool, progress: ProgressFunction | None) -> None:
         self.options = options
         self.overwrite = overwrite
         self.progress = progress
         self.was_complete = False
+        self.passed_over: Mapping[str, int] = {}  # how many files of which kind are no sources
         self._files = 0, 0  # found, scanned
+        self._memory: KeptFiles | None = None
         if not pool.is_local(options.backend):
             out = os.path.abspath(out)
         self.workspace = Workspace(out, sync=options.fsync)
@@ -164,8 +201,10 @@ class Conversion:
     def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
         options = self.options
-        paths, jobs = [path for _, path in self.sources], pool.effective_jobs(options.jobs)
-        with dask_cluster.connected(options.backend, options.scheduler, jobs, paths):
+        paths, jobs = [source.path for source in self.sources], pool.effective_jobs(options.jobs)
+        with dask_cluster.connected(options.backend, options.scheduler, jobs, paths), ExitStack() as stack:
+            if not dry_run and (kept := self._kept_files()) is not None:
+                self._memory = stack.enter_context(kept)
             return self._run(dry_run, damaged)
 
     def _run(self, dry_run: bool, damaged: frozenset[str]) -> Manifest:
@@ -199,8 +238,12 @@ class Conversion:
             workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()})
             return made
 
-    def plan_like(self, manifest: Manifest) -> Plan:
-        """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another."""
+    def plan_like(self, manifest: Manifest, kept: KeptFiles | None = None) -> Plan:
+        """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another.
+
+        Small files are read whole as long as `kept` has room.
+        """
+        self._memory = kept
         self._find()
         planned, fingerprint = self._plan()
         self._check_same(manifest, fingerprint)
@@ -209,6 +252,10 @@ class Conversion:
 
     # --- the steps
 
+    def _kept_files(self) -> KeptFiles | None:
+        """Memory for small files that are read whole."""
+        return keep_small_files(self.options)
+
     def _find(self) -> None:
         """Begin to find the sources."""
         self._batches = find(self.sources, self.options)
@@ -216,15 +263,18 @@ class Conversion:
     def _is_known(self, earlier: Manifest) -> bool:
         """Whether the sources are those of a complete data set, as far as can be seen without opening them.
 
-        Their names show it, unless a table has their labels. Raises `ConflictError` when they are others.
+        Their names show it, unless files have their labels or splits. Raises `ConflictError` when they are others.
         """
         self._batches = list(self._batches)
-        self._check_same(earlier, Fingerprint.of_files(collect(self._batches)))
-        return self.options.labels in (None, "dirs")
+        found = collect(self._batches)
+        self.passed_over = passed_over(found)
+        self._check_same(earlier, Fingerprint.of_files(found))
+        return self.options.labels in (None, "dirs") and self.options.split_table is None
 
     def _plan(self) -> tuple[Plan | MergePlan, Fingerprint]:
         """The plan for the files found and those that are still being found, and the sources' fingerprint."""
-        scanned = survey(self._batches, self.options, self._report_files)
+        scanned = survey(self._batches, self.options, self._report_files, self._memory)
+        self.passed_over = passed_over(scanned.found)
         planned = plan(join(scanned, self.options), self.options)
         return planned, Fingerprint.of_files(scanned.found).with_plan(planned)
 
@@ -319,14 +369,15 @@ class Conversion:
 
         report()
         planned = self._prepare(planned, missing)
-        jobs = min(self._jobs(size, len(planned.record_sizes)), max(1, len(missing)))
+        jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_files()), max(1, len(missing)))
         write_all(planned, set(missing), workspace, options, jobs, check, take, report)
         report()
         return entries
 
-    def _jobs(self, size: int, count: int) -> int:
-        """How many workers are worth starting for so many bytes in so many records or files."""
-        if pool.is_local(self.options.backend) and size < _BYTES_FOR_PROCESSES and count < _RECORDS_FOR_PROCESSES:
+    def _jobs(self, size: int, records: int, files: int = 0) -> int:
+        """How many workers are worth starting for so many bytes, in so many records, of so many files to open."""
+        seconds = size * _SECONDS_A_BYTE + records * _SECONDS_A_RECORD + files * _SECONDS_A_FILE
+        if pool.is_local(self.options.backend) and seconds < _SECONDS_FOR_PROCESSES:
             return 1
         return pool.effective_jobs(self.options.jobs)
 

@@ -40,6 +40,7 @@ def write_all(
         skip=options.on_error == "skip",
         sync=options.fsync,
         read_back=options.read_back,
+        in_flight=options.in_flight,
     )
     remaining = set(missing)
     tasks = ((spec, workspace.stem(spec.file)) for spec in plan.shards(missing))

@@ -56,7 +56,8 @@ def make_manifest(
     return Manifest(
         features=_features(planned, np.concatenate(left_out), _statistics(ordered)),
         splits=splits,
-        labels=None if planned.examples.labels is None else planned.examples.classes or (),
+        labels=planned.examples.classes,
+        label_dtype=planned.examples.label_dtype,
         label_counts=label_counts,
         compression=options.compression,
         options=options.shaping(),
@@ -74,6 +75,7 @@ def merged_manifest(planned: MergePlan, entries: Mapping[str, ShardEntry], optio
         features=tuple(_joined_statistics(planned.records.table, i, info) for i, info in enumerate(united.features)),
         splits={split.name: tuple(entries[file].shard for file, _ in split.shards()) for split in planned.splits},
         labels=united.classes,
+        label_dtype=united.label_dtype,
         label_counts={name: counted for name, counted in counts.items() if counted is not None},
         compression=options.compression,
         options=options.shaping(),

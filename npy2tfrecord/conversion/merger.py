@@ -18,7 +18,7 @@ from npy2tfrecord.conversion.recorded_options import options_of
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.manifest import Manifest
 from npy2tfrecord.jobs import pool
-from npy2tfrecord.options import LOCAL_BACKENDS, Options, Path
+from npy2tfrecord.options import LOCAL_BACKENDS, Options, Path, Source, parse_path
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.records import MergePlan, Records, plan_merge
@@ -44,6 +44,7 @@ def merge(
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
+    in_flight: int | None = None,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: ProgressFunction | None = None,
@@ -69,6 +70,7 @@ def merge(
     jobs: worker processes; None for one per core.
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
+    in_flight: requests to storage that a worker keeps under way; None finds out how many pay.
     overwrite: replace the data set that is in `out`.
     dry_run: write nothing; hashes and last bytes in the manifest are empty.
     progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
@@ -86,8 +88,10 @@ def merge(
         "compression": compression,
     }
     chosen = {name: value for name, value in chosen.items() if value is not None}
-    running = Options(fsync=fsync, read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler)
-    return Merge(sets, os.fspath(out), chosen, running, overwrite, progress).run(dry_run=dry_run)
+    running = Options(
+        fsync=fsync, read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight
+    )
+    return Merge(sets, parse_path(out, "out"), chosen, running, overwrite, progress).run(dry_run=dry_run)
 
 
 class Merge(Conversion):
@@ -105,7 +109,7 @@ class Merge(Conversion):
         listed = [sets] if isinstance(sets, (str, bytes, os.PathLike)) else list(sets)
         if not listed:
             raise UsageError("no sets: name at least one data set")
-        self.directories = [os.fsdecode(path) for path in listed]
+        self.directories = [parse_path(path, "set") for path in listed]
         if running.backend not in LOCAL_BACKENDS:  # workers may be in another directory
             self.directories = [os.path.abspath(path) for path in self.directories]
         real = [os.path.realpath(path) for path in self.directories]
@@ -117,7 +121,7 @@ class Merge(Conversion):
         self.manifests = load_manifests(self.directories)
         self.united = unite(self.directories, self.manifests, Options().shaping())
         self.resplit = "split" in chosen
-        self.sources = tuple((None, os.fsencode(path)) for path in self.directories)
+        self.sources = tuple(Source(None, os.fsencode(path)) for path in self.directories)
         self._set_up(out, self._options(chosen, running), overwrite, progress)
 
     def _options(self, chosen: Mapping[str, Any], running: Options) -> Options:
@@ -131,14 +135,20 @@ class Merge(Conversion):
                 f"the sets have their labels from the {'first' if by_folder else 'second'} folder, which they would not"
                 f" have with split {chosen['split']!r}: convert the sources again"
             )
-        # A path of the table is not recorded and not needed: the labels are in the records.
-        options = options_of(recorded, "file", running)
+        # The names of the tables are not recorded and not needed: labels are in the records, and so are splits.
+        tables = {name: "known.csv" if recorded.get(name) == "file" else None for name in ("labels", "split")}
+        options = options_of(recorded, tables, running)
         changes = dict(chosen)
         if self.resplit:
             changes.setdefault("split_by", None)
         if "shard_size" in changes:
             changes.setdefault("num_shards", None)
+        if Options(split=chosen.get("split")).split_table is not None:
+            raise UsageError(f"split {chosen['split']}: a table of splits goes with a conversion")
         return replace(options, fsync=running.fsync, read_back=running.read_back, **changes)
+
+    def _kept_files(self) -> None:
+        return None  # there are none
 
     def _find(self) -> None:
         pass  # the manifests are read

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
-from npy2tfrecord.errors import InputError, display
+from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.manifest import FeatureInfo
+from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.jobs import dask_cluster, pool
-from npy2tfrecord.options import Dtype, Options, Path, Sources, anchored, parse_sources
+from npy2tfrecord.options import Dtype, Options, Path, Rank, Sources, anchored, parse_sources
+from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
-from npy2tfrecord.sources.finder import Batch, find
-from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, run_here
+from npy2tfrecord.planning.joiner import join
+from npy2tfrecord.planning.natural_order import first_inversion
+from npy2tfrecord.sources.finder import Batch, find, passed_over
+from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, read_here
 from npy2tfrecord.sources.scanner import Scan, scan_files
+from npy2tfrecord.storage.in_flight import MOST_IN_FLIGHT, InFlight, remember, remembered
+from npy2tfrecord.storage.kept import BYTES_A_JOB, KeptFiles
 
 _TASKS_FOR_FORKS = 3  # below, forking takes longer than reading the headers
 _TASKS_FOR_PROCESSES = 30  # the same for processes that start anew
@@ -24,12 +30,23 @@ _TASKS_FOR_PROCESSES = 30  # the same for processes that start anew
 
 @dataclass(frozen=True)
 class ScanReport:
-    """What `scan` found: each feature, the number of its sources, the number of all files, the problems."""
+    """What `scan` found: each feature, the number of its sources, the number of all files, the problems.
+
+    `passed_over` has the numbers of files that are no sources, by suffix or kind. `examples` is the number of examples
+    that have all features, `key` that of the first one, and `shapes` has the shapes of its arrays; where there is none,
+    `obstacle` says why. `inversion` are two keys that come in the other order with `sort="natural"`, if there are any.
+    """
 
     features: tuple[FeatureInfo, ...]
     counts: tuple[int, ...]
     files: int
     problems: tuple[InputError, ...]
+    passed_over: Mapping[str, int]
+    examples: int
+    key: bytes | None
+    shapes: Mapping[str, tuple[int, ...]]
+    obstacle: str
+    inversion: tuple[bytes, bytes] | None
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -39,6 +56,12 @@ class ScanReport:
                 info.name: {"sources": count, **info.to_json()}
                 for info, count in zip(self.features, self.counts, strict=True)
             },
+            "examples": self.examples,
+            "example": None
+            if self.key is None
+            else {"key": display(self.key), "shapes": {name: list(shape) for name, shape in self.shapes.items()}},
+            "natural_order_differs": self.inversion is not None,
+            "passed_over": dict(self.passed_over),
             "skipped": [{"source": display(p.where), "reason": p.problem} for p in self.problems],
         }
 
@@ -53,10 +76,14 @@ def scan(
     on_error: str = "fail",
     rows: bool = False,
     group_by_suffix: bool = False,
+    members: bool = False,
     void_dtype: Dtype | None = None,
+    dtype: Dtype | Sequence[Dtype] | Mapping[str, Dtype] | None = None,
+    rank: Rank | Sequence[Rank] | Mapping[str, Rank] | None = None,
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
+    in_flight: int | None = None,
 ) -> ScanReport:
     """What arrays there are, by their headers alone: the features with dtypes and shapes, and the bad sources.
 
@@ -73,46 +100,94 @@ def scan(
         "on_error": on_error,
         "rows": rows,
         "group_by_suffix": group_by_suffix,
+        "members": members,
         "void_dtype": void_dtype,
+        "dtype": dtype,
+        "rank": rank,
         "jobs": jobs,
         "backend": backend,
         "scheduler": scheduler,
+        "in_flight": in_flight,
     }
     options = Options(**given)
     parsed = anchored(parse_sources(sources), backend)
     cores = pool.effective_jobs(options.jobs)
-    with dask_cluster.connected(backend, scheduler, cores, [path for _, path in parsed]):
+    with dask_cluster.connected(backend, scheduler, cores, [source.path for source in parsed]):
         scanned = survey(find(parsed, options), options)
+    examples, obstacle = _join_all(scanned, options)
     infos = []
     for table in scanned.tables:
         counts = np.bincount(table.header_ids, minlength=len(table.headers))
-        infos.append(summarize(table, counts, 0, table.headers[0].dtype))
+        to = options.cast_of(table.feature)
+        infos.append(summarize(table, counts, 0, table.headers[0].dtype if to is None else dtype_from_name(to)))
     return ScanReport(
         features=tuple(infos),
         counts=tuple(len(table) for table in scanned.tables),
         files=sum(map(len, scanned.found.values())),
         problems=tuple(scanned.problems),
+        passed_over=passed_over(scanned.found),
+        examples=0 if examples is None else len(examples),
+        key=None if examples is None else examples.key(0),
+        shapes={} if examples is None else _shapes(examples, 0),
+        obstacle=obstacle,
+        inversion=None if examples is None else first_inversion(examples),
     )
 
 
-def survey(batches: Iterable[Batch], options: Options, report: Report | None = None) -> Scan:
-    """The scan of all files of the batches, by the workers that the options ask for; raises as `scan_files` does."""
-    return scan_files(batches, options, _runner(options), report)
+def _join_all(scanned: Scan, options: Options) -> tuple[Examples | None, str]:
+    """The examples of a scan, without keys that a feature lacks, or what is in their way."""
+    try:
+        return join(scanned, replace(options, missing="skip")), ""
+    except (UsageError, InputError) as error:
+        return None, str(error)
 
 
-def _runner(options: Options) -> Run:
-    """The way to run the tasks of a scan: here while they are few, else by workers."""
+def _shapes(examples: Examples, example: int) -> dict[str, tuple[int, ...]]:
+    """The shape of each feature of an example."""
+    pairs = zip(examples.tables, examples.sources, strict=True)
+    headers = ((table.feature, table.headers[table.header_ids[sources[example]]]) for table, sources in pairs)
+    return {feature: header.shape[0 if examples.rows is None else 1 :] for feature, header in headers}
+
+
+def keep_small_files(options: Options) -> KeptFiles | None:
+    """Memory for small files that a scan reads whole, if this process or forks of it are to write them."""
+    if not pool.is_local(options.backend) or options.rows or options.casts:
+        return None
+    return KeptFiles(BYTES_A_JOB * (pool.effective_jobs(options.jobs) if pool.can_fork() else 1))
+
+
+def survey(
+    batches: Iterable[Batch], options: Options, report: Report | None = None, kept: KeptFiles | None = None
+) -> Scan:
+    """The scan of all files of the batches, by the workers that the options ask for; raises as `scan_files` does.
+
+    Files that are read in this process are read whole as long as `kept` has room.
+    """
+    remember(0)
+    scanned = scan_files(batches, options, _runner(options, kept), report)
+    return replace(scanned, in_flight=remembered())
+
+
+def _runner(options: Options, kept: KeptFiles | None) -> Run:
+    """The way to run the tasks of a scan: here while they are few or storage waits, else by workers."""
 
     def run(
         function: Callable[..., FileHeaders], tasks: Iterator[Task], tick: Callable[[], None]
     ) -> Iterator[FileHeaders]:
         jobs, backend = pool.effective_jobs(options.jobs), options.backend
-        is_local, can_fork = pool.is_local(backend), pool.can_fork()
-        few = _TASKS_FOR_FORKS if can_fork else _TASKS_FOR_PROCESSES
-        first = list(islice(tasks, few))
-        tasks = chain(first, tasks)
-        if is_local and (jobs == 1 or len(first) < few):
-            return run_here(function, tasks, tick)
-        return pool.run(function, tasks, jobs=jobs, backend=backend, tick=tick)
+        if not pool.is_local(backend):
+            yield from pool.run(function, tasks, jobs=jobs, backend=backend, tick=tick)
+            return
+        few = _TASKS_FOR_FORKS if pool.can_fork() else _TASKS_FOR_PROCESSES
+        with InFlight(options.in_flight, most=MOST_IN_FLIGHT * jobs) as requests:
+            # Its first files say whether storage waits. Then one process does as well as many, and keeps what it reads.
+            yield from read_here(islice(tasks, 1), requests, kept)
+            first = [] if requests.target else list(islice(tasks, max(0, few - 1)))
+            tasks = chain(first, tasks)
+            if jobs == 1 or len(first) < few - 1:
+                yield from read_here(tasks, requests, kept)
+                remember(requests.target)
+                return
+        yield from pool.run(function, tasks, jobs=jobs, backend=backend, tick=tick)
 
     return run

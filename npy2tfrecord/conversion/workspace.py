@@ -33,7 +33,7 @@ _LOCK_ATTEMPTS = 20
 _LOCK_SECONDS = 2.0  # workers of a run that was killed have its lock until they notice, within half a second
 _TEMPORARY = re.compile(r"[0-9a-f]{16}-.+\.(shard|idx|keys|file)")
 _SHARD = re.compile(r".+-\d{5,7}-of-\d{5,7}\.tfrecord")
-OWN_MARK = "~"  # behind a stem, before what tells one worker's attempt at a shard from another's
+OWN_MARK = "~"  # in a temporary name, between the stem and a random part for each worker's attempt at a shard
 _SHOWN = 3  # names of strangers, in a message
 NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt")
 
@@ -60,7 +60,12 @@ class Workspace:
             while not os.path.lexists(above := os.path.dirname(above)) and above != os.sep:
                 self._made.insert(0, above)
             index = os.path.join(self.out, manifests.INDEX_DIR)
-            wanted = [*self._made, self.out, self.path, index]  # ours before the index: it tells whose directory it is
+            wanted = [
+                *self._made,
+                self.out,
+                self.path,
+                index,
+            ]  # ours before the index: it marks the directory as this program's
             self._made += [path for path in (self.out, index) if not os.path.lexists(path)]
             for attempt in range(_LOCK_ATTEMPTS):
                 for path in wanted:
@@ -114,7 +119,7 @@ class Workspace:
             return False
 
     def close(self) -> None:
-        """Give the lock back; what is unfinished of this run goes, what is finished stays for the next."""
+        """Release the lock. Unfinished files of this run are removed, finished shards stay for the next run."""
         if self._lock < 0:
             return
         self._at_sudden_end.close()
@@ -125,7 +130,7 @@ class Workspace:
             self._lock = -1
 
     def abandon(self) -> None:
-        """Leave no trace of a run that cannot succeed. What an earlier run has finished stays."""
+        """Remove every trace of a run that can't succeed. Shards that an earlier run finished stay."""
         if self._lock < 0 or not self._is_new:
             return
         self.clear()
@@ -194,7 +199,7 @@ class Workspace:
             )
 
     def plan(self) -> dict[str, Any] | None:
-        """What an unfinished run was going to do."""
+        """The plan of an unfinished run, None without one."""
         try:
             with open(os.path.join(self.path, _PLAN), "rb") as file:
                 found = json.loads(file.read())
@@ -222,7 +227,7 @@ class Workspace:
     # --- changing it
 
     def begin(self, plan: dict[str, Any]) -> None:
-        """Record what this run is going to do; nothing of it is done yet."""
+        """Record the plan of this run, before it writes anything."""
         _unlink(os.path.join(self.path, _JOURNAL))
         self._is_new = not os.path.lexists(os.path.join(self.out, manifests.FILE_NAME))
         self._replace(os.path.join(DIRECTORY, _PLAN), json.dumps(plan, indent=1).encode() + b"\n")
@@ -249,7 +254,7 @@ class Workspace:
         self._sync_directories(self.out, self.path)
 
     def stem(self, file: str) -> str:
-        """Where a worker writes a shard: a name that no other run uses and no reader looks at."""
+        """The path of a shard while a worker writes it: a name that no other run uses and no reader looks at."""
         return os.path.join(self.path, f"{self._run}-{file.removesuffix('.tfrecord')}")
 
     def check_shared(self, backend: str) -> None:
@@ -342,7 +347,7 @@ def _unlink(path: str) -> None:
 
 
 def _take_lock(handle: int) -> bool:
-    """Whether the lock could be had. A file system without locks gives it to everyone: nothing depends on it."""
+    """Whether this process got the lock. Without locks, a file system gives it to everyone: nothing depends on it."""
     import fcntl
 
     try:

@@ -10,6 +10,7 @@ feature, and then the bytes of every feature, last because they are large.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -52,9 +53,12 @@ def _int64_entry(name: str, values: Sequence[int]) -> bytes:
     return _entry_head(name.encode(), b"\x1a", len(packed)) + packed
 
 
-@lru_cache(maxsize=65536)
-def label_entry(label: int | None) -> bytes:
-    """The example's `label`; nothing when there is none."""
+@lru_cache(maxsize=65536, typed=True)  # 1 and 1.0 are equal, and have entries of different kinds
+def label_entry(label: int | float | None) -> bytes:
+    """The example's `label`, a float as float32; nothing when there is none."""
+    if isinstance(label, float):
+        packed = struct.pack("<f", label)
+        return _entry_head(LABEL.encode(), b"\x12", len(packed)) + packed
     return b"" if label is None else _int64_entry(LABEL, [label])
 
 
@@ -133,8 +137,8 @@ def features_size(example_size: int) -> int:
 # --- reading -----------------------------------------------------------------------------------
 
 
-Value = memoryview | list[int]
-"""What a feature of an example may hold here: one byte string, or integers."""
+Value = memoryview | list[int] | tuple[float, ...]
+"""What a feature of an example may hold here: one byte string, integers, or floats."""
 
 
 def _read_varint(data: memoryview, position: int, end: int) -> tuple[int, int]:
@@ -183,11 +187,28 @@ def _int64s(data: memoryview, start: int, end: int) -> list[int]:
     return values
 
 
-def parse_example(data: memoryview) -> dict[str, Value]:
-    """The features of an example: a view of the bytes, or a list of integers.
+def _floats(data: memoryview, start: int, end: int) -> tuple[float, ...]:
+    values: list[float] = []
+    while start < end:
+        tag, start = _read_varint(data, start, end)
+        if tag == 0x0A:
+            size, start = _read_varint(data, start, end)
+        elif tag == 0x0D:  # not packed: one number by itself
+            size = 4
+        else:
+            raise DamageError(f"the example is malformed: tag {tag} in a list of floats")
+        if size > end - start or size % 4:
+            raise DamageError("the example is malformed: a list of floats does not end where it says")
+        values += struct.unpack(f"<{size // 4}f", data[start : start + size])
+        start += size
+    return tuple(values)
 
-    Copies nothing. Raises `DamageError` for what is no `tf.train.Example` holding byte strings
-    (one a feature) and integers.
+
+def parse_example(data: memoryview) -> dict[str, Value]:
+    """The features of an example: a view of the bytes, a list of integers, or a tuple of floats.
+
+    Copies no bytes. Raises `DamageError` for what is no `tf.train.Example` holding byte strings
+    (one a feature), integers and floats.
     """
     features: dict[str, Value] = {}
     for number, start, end in _fields(data, 0, len(data)):
@@ -209,9 +230,11 @@ def parse_example(data: memoryview) -> dict[str, Value]:
 
 def _parse_feature(data: memoryview, name: str, start: int, end: int) -> Value:
     lists = _fields(data, start, end)
-    if len(lists) != 1 or lists[0][0] not in (1, 3):
-        raise DamageError(f"feature {name!r} holds neither bytes nor integers")
+    if len(lists) != 1 or lists[0][0] not in (1, 2, 3):
+        raise DamageError(f"feature {name!r} holds neither bytes nor numbers")
     kind, start, end = lists[0]
+    if kind == 2:
+        return _floats(data, start, end)
     if kind == 3:
         return _int64s(data, start, end)
     values = _fields(data, start, end)

@@ -27,6 +27,7 @@ FORMAT = "npy2tfrecord"
 FORMAT_VERSION = "1.0"  # MAJOR.MINOR: a reader may ignore what a newer minor version adds
 MAX_FILE_BYTES = 256 * 2**20  # a million shards, or three million skipped sources, fit
 COMPRESSIONS = ("none", "gzip", "zlib")
+LABEL_DTYPES = ("int64", "float32")
 MAX_SHARDS = 10**7 - 1  # of a split: seven digits of a file's name
 
 SPLIT_PATTERN = re.compile(r"[A-Za-z0-9_]+(?:-[A-Za-z0-9_]+)*")
@@ -161,13 +162,14 @@ class Skipped:
 class Manifest:
     """A data set as written.
 
-    `labels` is None without labels, else the class names (empty: plain integers). `label_counts` has the splits whose
-    labels were counted.
+    `labels` is None without labels, else the class names (empty: plain numbers). `label_dtype` is "int64", or "float32"
+    for numbers to be predicted. `label_counts` has the splits whose labels were counted.
     """
 
     features: tuple[FeatureInfo, ...]
     splits: Mapping[str, tuple[ShardInfo, ...]]
     labels: tuple[str, ...] | None = None
+    label_dtype: str = "int64"
     compression: str = "none"
     options: Mapping[str, Any] = field(default_factory=dict)
     sources: Mapping[str, Any] = field(default_factory=dict)
@@ -208,7 +210,7 @@ class Manifest:
             "examples": self.examples,
             "bytes": self.total_bytes,
             "features": {info.name: info.to_json() for info in self.features},
-            "labels": None if self.labels is None else {"classes": list(self.labels)},
+            "labels": None if self.labels is None else {"dtype": self.label_dtype, "classes": list(self.labels)},
             "compression": self.compression,
             "splits": {
                 split: {

@@ -23,6 +23,7 @@ from npy2tfrecord.formats.manifest import (
     FILE_NAME,
     FORMAT,
     FORMAT_VERSION,
+    LABEL_DTYPES,
     MAX_FILE_BYTES,
     SPLIT_PATTERN,
     TAIL_BYTES,
@@ -36,6 +37,7 @@ from npy2tfrecord.formats.manifest import (
     shard_name,
 )
 from npy2tfrecord.formats.npy import EXTENSION_NAMES, MAX_RANK, SUPPORTED_NAMES
+from npy2tfrecord.paths import local_path
 
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
 _SHOWN = 5  # unknown members, in a warning
@@ -50,7 +52,7 @@ def load(directory: str | os.PathLike[str] | bytes) -> Manifest:
     Raises `UsageError` when the directory holds none, `FormatVersionError` when only a newer version of this package
     can read it, `DamageError` when it is damaged or was not written by this package; the message says where in it.
     """
-    path = Path(os.fsdecode(directory), FILE_NAME)
+    path = Path(local_path(directory, "data set"), FILE_NAME)
     try:
         # Not blocking: a stranger's manifest may be a pipe.
         handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -171,6 +173,7 @@ def _parse(root: Node) -> Manifest:
         features=tuple(_parse_feature(name, node) for name, node in features.items()),
         splits=splits,
         labels=None if labels.value is None else tuple(n.string() for n in labels.get("classes").items()),
+        label_dtype="int64" if labels.value is None else _parse_label_dtype(labels),
         compression=compression.value,
         options={name: node.value for name, node in root.get("options").mapping().items()},
         sources={name: node.value for name, node in root.get("sources").mapping().items()},
@@ -180,6 +183,15 @@ def _parse(root: Node) -> Manifest:
         label_counts=label_counts,
         format_version=root.get("format_version").value,
     )
+
+
+def _parse_label_dtype(labels: Node) -> str:
+    dtype = labels.get("dtype")
+    if dtype.string() not in LABEL_DTYPES:
+        raise dtype.fail(f"one of {', '.join(LABEL_DTYPES)}")
+    if dtype.value != "int64" and labels.get("classes").items():
+        raise labels.get("classes").fail(f"none with {dtype.value}")
+    return str(dtype.value)
 
 
 def _parse_label_counts(node: Node, examples: int) -> LabelCounts:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -110,7 +111,9 @@ def cut_in_header(where: bytes | str, size: str) -> InputError:
     return InputError(where, f"ends inside its header, after {size}", "a whole .npy file: download or copy it again")
 
 
-def parse_header(raw: bytes, where: bytes | str = "") -> Header:
+def parse_header(
+    raw: bytes, where: bytes | str = "", parse_dtype: Callable[[str, bytes | str], np.dtype] = parse_descr
+) -> Header:
     """The header whose bytes, from the magic to the start of the data, are `raw`.
 
     Raises `InputError` for whatever is no header of an array that can be converted.
@@ -121,7 +124,7 @@ def parse_header(raw: bytes, where: bytes | str = "") -> Header:
     except UnicodeDecodeError:
         raise InputError(where, "a header that is not UTF-8", "text: download or copy it again") from None
     descr, fortran_order, shape = _parse_dict(text, raw[6], where)
-    dtype = parse_descr(descr, where)
+    dtype = parse_dtype(descr, where)
     if len(shape) > MAX_RANK:
         raise InputError(where, f"an array of rank {len(shape)}", f"a rank of at most {MAX_RANK}")
     if math.prod(n for n in shape if n) * dtype.itemsize >= 2**63:  # NumPy's own limit, also for what holds nothing
@@ -225,7 +228,7 @@ def check_size(header: Header, size: int, where: bytes | str = "", *, behind: by
     count = "1 byte" if difference == 1 else f"{difference} bytes"
     what = f"{header.dtype.name} of shape {header.shape}"
     if size < header.file_size:
-        found, remedy = f"{size} bytes, {count} too few for {what}", "download or copy it again"
+        found, remedy = f"{size} bytes, {count} too few for {what} (truncated?)", "download or copy it again"
     else:
         found, remedy = f"{size} bytes, {count} too many for {what}", "save, download or copy it again"
     raise InputError(where, found, f"{header.file_size} bytes: {remedy}")

@@ -11,7 +11,9 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from operator import itemgetter
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError, display
@@ -84,17 +86,11 @@ class MemberStream:
         """Up to `limit` more unpacked bytes; checks size and CRC when the end is reached."""
         member, inflate = self._member, self._inflate
         assert inflate is not None
-        data = b""
         try:
-            while not data and not inflate.eof:
-                if not self._pending:
-                    ask = min(_CHUNK_BYTES, member.compressed - self._taken)
-                    self._pending = syscalls.pread(self._handle, ask, member.offset + self._taken) if ask else b""
-                    self._taken += len(self._pending)
-                    if not self._pending:
-                        raise InputError(self._where, "the compressed data ends too early", f"{member.size} bytes")
-                data = inflate.decompress(self._pending, limit)
-                self._pending = inflate.unconsumed_tail
+            # Values may be left inside `inflate` after it has taken all bytes: ask it before reading more.
+            while not (data := inflate.decompress(self._pending, limit)) and not inflate.eof:
+                self._pending = inflate.unconsumed_tail or self._read_compressed("the compressed data ends too early")
+            self._pending = inflate.unconsumed_tail
         except zlib.error as error:
             raise InputError(self._where, f"damaged compressed data ({error})", _WHOLE) from None
         self._crc = zlib.crc32(data, self._crc)
@@ -108,33 +104,54 @@ class MemberStream:
     def _check_end(self) -> None:
         inflate, member = self._inflate, self._member
         assert inflate is not None
-        while not inflate.eof:
-            if not self._pending:
-                ask = min(_CHUNK_BYTES, member.compressed - self._taken)
-                self._pending = syscalls.pread(self._handle, ask, member.offset + self._taken) if ask else b""
-                self._taken += len(self._pending)
-                if not self._pending:
-                    raise InputError(self._where, "the compressed data does not end", _WHOLE)
-            try:
-                if inflate.decompress(self._pending, 1):
-                    raise InputError(self._where, "unpacks to more than the archive says", f"{member.size} bytes")
-            except zlib.error as error:
-                raise InputError(self._where, f"damaged compressed data ({error})", _WHOLE) from None
-            self._pending = inflate.unconsumed_tail
-        self._check_crc()
+        try:
+            while not inflate.decompress(self._pending, 1):
+                if inflate.eof:
+                    return self._check_crc()
+                self._pending = inflate.unconsumed_tail or self._read_compressed("the compressed data does not end")
+        except zlib.error as error:
+            raise InputError(self._where, f"damaged compressed data ({error})", _WHOLE) from None
+        raise InputError(self._where, "unpacks to more than the archive says", f"{member.size} bytes")
+
+    def _read_compressed(self, problem: str) -> bytes:
+        """More of the compressed bytes. Raises `InputError` with the problem where there are none left."""
+        ask = min(_CHUNK_BYTES, self._member.compressed - self._taken)
+        data = syscalls.pread(self._handle, ask, self._member.offset + self._taken) if ask else b""
+        self._taken += len(data)
+        if not data:
+            raise InputError(self._where, problem, f"{self._member.size} bytes")
+        return data
 
     def _check_crc(self) -> None:
         if self._crc != self._member.crc:
             raise InputError(
-                self._where, f"a damaged archive (CRC-32 {self._crc:08x}, not {self._member.crc:08x})", _WHOLE
+                self._where, f"CRC-32 {self._crc:08x}, not {self._member.crc:08x}: the archive is damaged", _WHOLE
             )
 
 
-def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member, Header]], os.stat_result]:
+Run = Callable[[Callable[[Iterator[int]], None], Iterable[int]], None]
+"""Calls a function so that it gets all of the numbers, perhaps in several threads."""
+
+
+def in_order(work: Callable[[Iterator[int]], None], numbers: Iterable[int]) -> None:
+    """Do `work` for numbers, one after the other."""
+    work(iter(numbers))
+
+
+def list_members(
+    path: bytes,
+    name: str | None,
+    most: int | None = None,
+    bad: list[InputError] | None = None,
+    member: str | None = None,
+    run: Run = in_order,
+) -> tuple[list[tuple[str, Member, Header]], os.stat_result]:
     """The features an archive gives, each with its member and header, and the file's status.
 
-    These are all its members, or for `name` the one so called, or the only one there is: what nobody asked
-    for need not be an array. Raises `InputError`, `OSError`.
+    These are all its members, or for `name` the one so called, or the only one there is. With `member` it is that
+    member, whatever its name. What nobody asked for may be no array. Of more than `most` members, one more than that is
+    read. `run` may read several at the same time. Raises `InputError`, `OSError`; the errors of single members go to
+    `bad` instead if that is given.
     """
     with syscalls.opened(path) as handle:
         status = syscalls.fstat(handle)
@@ -158,17 +175,33 @@ def list_members(path: bytes, name: str | None) -> tuple[list[tuple[str, Member,
         for filename, count in Counter(info.filename for info in infos).items():
             if count > 1:
                 raise InputError(path, f"{count} members named {display(filename)!r}", "one array a name")
-        found = []
-        for info in _chosen(infos, name, path):
-            try:
-                member, header = _read_member(handle, info, path, ends[info.filename])
-            except InputError as error:
-                if name is None and len(infos) > 1:
-                    others = " (NAME=FILE.npz takes the member NAME alone)"
-                    raise InputError(error.where, error.found, error.expected + others) from None
-                raise
-            found.append((name or member.name, member, header))
-    return found, status
+        chosen = _chosen(infos, name, path) if member is None else _called(infos, member, path)
+        chosen = chosen[: None if most is None else most + 1]
+        found: dict[int, tuple[str, Member, Header] | InputError] = {}
+
+        def read(numbers: Iterator[int]) -> None:
+            for i in numbers:
+                info = chosen[i]
+                try:
+                    one, header = _read_member(handle, info, path, ends[info.filename], of_any_name=member is not None)
+                    found[i] = name or one.name, one, header
+                except InputError as error:
+                    if bad is not None:
+                        found[i] = error
+                        continue
+                    if name is None and len(infos) > 1:
+                        others = " (NAME=FILE.npz takes the member NAME alone)"
+                        raise InputError(error.where, error.found, error.expected + others) from None
+                    raise
+
+        run(read, range(len(chosen)))
+    good = []
+    for _, each in sorted(found.items(), key=itemgetter(0)):
+        if not isinstance(each, InputError):
+            good.append(each)
+        elif bad is not None:
+            bad.append(each)
+    return good, status
 
 
 def _chosen(infos: list[zipfile.ZipInfo], name: str | None, path: bytes) -> list[zipfile.ZipInfo]:
@@ -176,10 +209,21 @@ def _chosen(infos: list[zipfile.ZipInfo], name: str | None, path: bytes) -> list
         return infos
     chosen = [info for info in infos if info.filename == f"{name}.npy"]
     if not chosen:
-        shown = ", ".join(display(info.filename.removesuffix(".npy")) for info in infos[:_SHOWN])
-        more = ", …" if len(infos) > _SHOWN else ""
-        raise InputError(path, f"members {shown}{more}", f"one named {name!r}, or a single one")
+        expected = f"one named {name!r}, or a single one (NAME=FILE.npz[MEMBER] takes one of any name)"
+        raise InputError(path, _list(infos), expected)
     return chosen
+
+
+def _called(infos: list[zipfile.ZipInfo], member: str, path: bytes) -> list[zipfile.ZipInfo]:
+    by_name = {info.filename: info for info in infos}
+    if (info := by_name.get(member) or by_name.get(f"{member}.npy")) is None:
+        raise InputError(path, _list(infos), f"one named {display(member)!r}")
+    return [info]
+
+
+def _list(infos: list[zipfile.ZipInfo]) -> str:
+    shown = ", ".join(display(info.filename.removesuffix(".npy")) for info in infos[:_SHOWN])
+    return f"members {shown}{', …' * (len(infos) > _SHOWN)}"
 
 
 def _ends(infos: list[zipfile.ZipInfo], directory: int) -> dict[str, int]:
@@ -191,7 +235,9 @@ def _ends(infos: list[zipfile.ZipInfo], directory: int) -> dict[str, int]:
     return ends
 
 
-def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> tuple[Member, Header]:
+def _read_member(
+    handle: int, info: zipfile.ZipInfo, path: bytes, end: int, *, of_any_name: bool
+) -> tuple[Member, Header]:
     where = path + b"[" + info.filename.encode("utf-8", "surrogateescape") + b"]"
     if info.flag_bits & _ENCRYPTED:
         raise InputError(where, "an encrypted member", "an archive without a password")
@@ -199,7 +245,7 @@ def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> t
         raise InputError(where, "a member of patch data", "whole members")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InputError(where, f"compression method {info.compress_type}", "stored or deflated members")
-    if not info.filename.endswith(".npy"):
+    if not of_any_name and not info.filename.endswith(".npy"):
         raise InputError(where, "a member that is no .npy", "arrays only")
     # zipfile corrects the place by what the end of the archive claims, so that it may be anything.
     has_place = 0 <= info.header_offset < _FAR
@@ -211,7 +257,7 @@ def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> t
     if name != info.orig_filename:
         raise InputError(where, f"a damaged archive (the member calls itself {display(name)!r})", _WHOLE)
     member = Member(
-        name=info.filename[: -len(".npy")],
+        name=info.filename.removesuffix(".npy"),
         offset=info.header_offset + 30 + name_length + extra_length,
         compressed=info.compress_size,
         size=info.file_size,

@@ -58,7 +58,7 @@ class _ZlibFile(RawIOBase):
                 raise EOFError("the compressed data does not end")
             data = self._inflate.decompress(packed, len(buffer))
         if self._inflate.eof and (self._inflate.unused_data or (not data and self._file.read(1))):
-            raise zlib.error("bytes behind the end of the compressed data")
+            raise zlib.error("bytes after the end of the compressed data")
         buffer[: len(data)] = data
         return len(data)
 
@@ -73,10 +73,10 @@ def unpacked(file: IO[bytes], compression: str) -> IO[bytes]:
 
 
 def read_records(path: str | bytes, compression: str = "none") -> Iterator[Record]:
-    """The records of a shard in order, their CRCs checked.
+    """The records of a shard in order, with their CRCs checked.
 
-    Memory grows with what is really there, never with a length that is only claimed. Raises
-    `DamageError` that tells the record's number and offset, and `OSError`.
+    Memory grows with the bytes that are there, never with a length that is only claimed. Raises `DamageError` that
+    names the record's number and offset, and `OSError`.
     """
     handle = syscalls.open(path, NO_LINK_FLAGS)
     with os.fdopen(handle, "rb", buffering=_READ_BYTES) as packed:
@@ -156,7 +156,7 @@ def decode_index(data: bytes, examples: int, size: int | None) -> tuple[np.ndarr
     """The offsets and sizes of a shard's records by its index, int64.
 
     `size` is the number of bytes that the records fill, None where it is unknown (compressed shards). Raises
-    `DamageError` unless these are `examples` records, one behind the other, which fill the shard.
+    `DamageError` unless these are `examples` records, one after the other, that fill the shard.
     """
     if data.translate(None, b"0123456789") != b" \n" * examples:
         raise DamageError(f"not {examples} lines of an offset and a size")
@@ -170,7 +170,7 @@ def decode_index(data: bytes, examples: int, size: int | None) -> tuple[np.ndarr
     end = int(ends[-1]) if examples else 0
     if (offsets != ends - sizes).any() or size not in (None, end):
         filled = "" if size is None else f" the shard's {size} bytes"
-        raise DamageError(f"the records do not fill{filled or ' the shard'} one behind the other")
+        raise DamageError(f"the records do not fill{filled or ' the shard'} one after the other")
     return offsets, sizes
 
 
@@ -263,7 +263,7 @@ def key_of(example: Mapping[str, Value]) -> bytes:
 
 
 def array_of(example: Mapping[str, Value], info: FeatureInfo) -> np.ndarray:
-    """A feature's array, without a copy. Raises `DamageError` unless it is what the manifest says of the feature."""
+    """A feature's array, without a copy. Raises `DamageError` unless it is as the manifest describes the feature."""
     name = info.name
     data, shape, dtype = example.get(name), example.get(f"{name}/shape"), example.get(f"{name}/dtype")
     if not isinstance(data, memoryview) or not isinstance(shape, list) or not isinstance(dtype, memoryview):
@@ -287,17 +287,24 @@ def array_of(example: Mapping[str, Value], info: FeatureInfo) -> np.ndarray:
         raise DamageError(f"{name!r} has shape {shape}: {error}") from None
 
 
+def label_of(example: Mapping[str, Value], manifest: Manifest) -> int | float:
+    """The label of an example. Raises `DamageError` when there is none of the manifest's dtype."""
+    label = example.get(LABEL)
+    if isinstance(label, tuple if manifest.label_dtype == "float32" else list) and len(label) == 1:
+        number: int | float = label[0]
+        return number
+    raise DamageError(f"the example has no {manifest.label_dtype} label")
+
+
 def check_example(example: Mapping[str, Value], manifest: Manifest) -> None:
-    """Raise `DamageError` unless an example is one of this data set: every feature, a key, and a label if there are."""
+    """Raise `DamageError` unless an example has every feature, a key, and a label where the data set has labels."""
     key_of(example)
     for info in manifest.features:
         array_of(example, info)
     if manifest.labels is not None:
-        label = example.get(LABEL)
-        if not isinstance(label, list) or len(label) != 1:
-            raise DamageError("the example has no label")
-        if manifest.labels and not 0 <= label[0] < len(manifest.labels):
-            raise DamageError(f"label {label[0]} is none of the {len(manifest.labels)} classes")
+        label = label_of(example, manifest)
+        if manifest.labels and not 0 <= label < len(manifest.labels):
+            raise DamageError(f"label {label} is none of the {len(manifest.labels)} classes")
     allowed = {KEY, LABEL} if manifest.labels is not None else {KEY}
     for info in manifest.features:
         allowed |= {info.name, f"{info.name}/shape", f"{info.name}/dtype"}

@@ -26,7 +26,7 @@ def _feature(info: FeatureInfo) -> dict[str, dict[str, Any]]:
     shape, dtype, more = info.shape, info.dtype, {}
     unknown = sum(n is None for n in shape)
     if unknown > 1 or (unknown and 0 in shape):
-        # TFDS restores one unknown axis where the bytes tell it. Else it gets the values flat, and their shape.
+        # TFDS restores one unknown axis from the number of bytes. Otherwise it gets the values flat, and their shape.
         shape, more = (None,), {f"{info.name}/shape": _tensor((info.rank,), "int64", "none")}
     if dtype == "uint32":
         # TFDS has nothing to decode it with, and int32 would be wrong without a sign of it. These are bytes that
@@ -38,7 +38,7 @@ def _feature(info: FeatureInfo) -> dict[str, dict[str, Any]]:
 
 
 def neighbour_files(manifest: Manifest) -> dict[str, bytes]:
-    """The files by name. None for compressed shards, which TFDS does not read."""
+    """The content of each file by name; no files for compressed shards, which TFDS does not read."""
     if manifest.compression != "none":
         return {}
     features: dict[str, Any] = {}
@@ -55,7 +55,7 @@ def neighbour_files(manifest: Manifest) -> dict[str, bytes]:
             if all(_is_line(name) for name in manifest.labels):
                 files[f"{LABEL}.labels.txt"] = "".join(f"{name}\n" for name in manifest.labels).encode()
         else:
-            features[LABEL] = _tensor((), "int64", "none")
+            features[LABEL] = _tensor((), manifest.label_dtype, "none")
     files["features.json"] = _json(
         {"pythonClassName": f"{_FEATURES}.features_dict.FeaturesDict", "featuresDict": {"features": features}}
     )

@@ -31,13 +31,13 @@ def mask(crc: int) -> int:
 
 @lru_cache(maxsize=65536)
 def head(length: int) -> bytes:
-    """What stands before `length` bytes of data."""
+    """The 12 bytes before `length` bytes of data."""
     packed = length.to_bytes(8, "little")
     return packed + _pack_foot(mask(crc32c(packed)))
 
 
 def foot(crc: int) -> bytes:
-    """What stands behind data whose CRC-32C is `crc`."""
+    """The 4 bytes after data whose CRC-32C is `crc`."""
     return _pack_foot(((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats.manifest import Skipped
-from npy2tfrecord.planning.order import hash_keys, sort_keys
+from npy2tfrecord.planning.order import TextFinder, hash_keys, sort_keys
 from npy2tfrecord.sources.table import SourceTable
 
 _KEYS_AT_ONCE = 1 << 16
@@ -24,13 +25,19 @@ class Examples:
     tables: tuple[SourceTable, ...]
     sources: tuple[np.ndarray, ...]
     rows: np.ndarray | None = None
-    labels: np.ndarray | None = None
-    classes: tuple[str, ...] | None = None
+    labels: np.ndarray | None = None  # int64 or float32
+    classes: tuple[str, ...] | None = None  # empty for plain numbers, None without labels
+    splits: np.ndarray | None = None  # the number of its split, where a table has them
+    split_names: tuple[str, ...] = ()
     skipped: list[Skipped] = field(default_factory=list)
     _hashes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # by seed
 
     def __len__(self) -> int:
         return len(self.sources[0])
+
+    @property
+    def label_dtype(self) -> str:
+        return "int64" if self.labels is None else self.labels.dtype.name
 
     def key(self, example: int) -> bytes:
         key = self.tables[0].key(int(self.sources[0][example]))
@@ -53,24 +60,55 @@ class Examples:
             self._hashes[seed] = np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
         return self._hashes[seed]
 
-    def sorted(self, members: np.ndarray) -> np.ndarray:
+    def sorted(self, members: np.ndarray, *, natural: bool) -> np.ndarray:
         """These examples in the order of their keys."""
-        sources = self.sources[0][members]
-        distinct, local = np.unique(sources, return_inverse=True)
+        distinct, local = np.unique(self.sources[0][members], return_inverse=True)
         ranks = np.empty(len(distinct), dtype=np.int64)
-        ranks[sort_keys(self.tables[0].take(distinct).keys(), rows=False)] = np.arange(len(distinct))
-        ranks = ranks[local.reshape(-1)]
-        return members[
-            np.argsort(ranks, kind="stable") if self.rows is None else np.lexsort((self.rows[members], ranks))
-        ]
+        keys = self.tables[0].take(distinct).keys()
+        ranks[sort_keys(keys, rows=False, natural=natural)] = np.arange(len(distinct))
+        rows = np.zeros(len(members), dtype=np.int64) if self.rows is None else self.rows[members]
+        return np.asarray(members[np.lexsort((rows, ranks[local.reshape(-1)]))])
+
+    def file_key(self, example: int) -> bytes:
+        """The key without the number of a row."""
+        return self.tables[0].key(int(self.sources[0][example]))
+
+    def find_in_keys(
+        self, pattern: str, option: str, *, of_files: bool = False, allow_empty: bool = True
+    ) -> tuple[list[str], np.ndarray]:
+        """What a regular expression finds in the keys, or those `of_files`: distinct texts, and which each example has.
+
+        The text is that of the first group that takes part, or else all that matches. Raises `UsageError`, which names
+        the `option`, for keys in which it finds nothing.
+        """
+        finder = TextFinder(pattern, option, allow_empty=allow_empty)
+        codes = np.empty(len(self), dtype=np.int64)
+        for first in range(0, len(self), _KEYS_AT_ONCE):
+            last = min(first + _KEYS_AT_ONCE, len(self))
+            if of_files:
+                distinct, local = np.unique(self.sources[0][first:last], return_inverse=True)
+                keys = self.tables[0].take(distinct).keys()
+            else:
+                keys, local = self.keys(first, last), np.arange(last - first)
+            codes[first:last] = finder.find(keys)[local.reshape(-1)]
+        return finder.texts(), codes
 
     def key_sizes(self) -> np.ndarray:
         """Bytes of each key, without making the keys."""
         table = self.tables[0]
+        if table.key_by is not None:
+            lengths = np.fromiter(map(len, table.keys()), dtype=np.int64, count=len(table))
+            return self._with_rows(lengths[self.sources[0]])
         names = np.fromiter(map(len, table.files.names), dtype=np.int64, count=len(table.files))
         dirs = np.fromiter(map(len, table.files.dir_keys), dtype=np.int64, count=len(table.files.dir_keys))
         sizes = names[table.file_ids] + dirs[table.dir_ids[table.file_ids]] - len(table.suffix)
-        sizes = np.asarray(sizes[self.sources[0]])
+        if table.key_members is not None:
+            inside = (len(os.fsencode(member.name)) + 1 for member in table.key_members)
+            sizes = sizes + np.fromiter(inside, dtype=np.int64, count=len(table))
+        return self._with_rows(np.asarray(sizes[self.sources[0]]))
+
+    def _with_rows(self, sizes: np.ndarray) -> np.ndarray:
+        """Sizes of keys with what a row adds."""
         if self.rows is not None:
             digits = np.searchsorted(10 ** np.arange(1, 19), self.rows, side="right") + 1
             sizes += digits + 1
@@ -81,6 +119,7 @@ class Examples:
         self.sources = tuple(source[examples] for source in self.sources)
         self.rows = None if self.rows is None else self.rows[examples]
         self.labels = None if self.labels is None else self.labels[examples]
+        self.splits = None if self.splits is None else self.splits[examples]
         self._hashes.clear()
 
     def directory_names(self, depth: int, purpose: str) -> tuple[list[bytes], np.ndarray]:

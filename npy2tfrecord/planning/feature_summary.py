@@ -97,7 +97,9 @@ def feature_info(
 
 
 def count_labels(labels: np.ndarray, *, named: bool) -> LabelCounts | None:
-    """How many examples have which label (int64); None for more than 1,000 integers without names."""
+    """How many examples have which label; None for floats, and for more than 1,000 integers without names."""
+    if labels.dtype.kind == "f":
+        return None
     values, counts = np.unique(labels, return_counts=True)
     if len(values) > MAX_PLAIN_LABELS and not named:
         return None

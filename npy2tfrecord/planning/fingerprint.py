@@ -6,6 +6,7 @@ depend on the order in which they are found.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -50,7 +51,7 @@ class Fingerprint:
         if recorded.get("names") != self.names:
             return "the names of the source files have changed"
         if self.data is not None and recorded.get("data") != self.data:
-            return "the dtypes, shapes or labels of the sources have changed"
+            return "the dtypes, shapes, labels or splits of the sources have changed"
         return None
 
 
@@ -66,7 +67,11 @@ def _data_hash(planned: Plan) -> str:
             names = hash_keys(name.encode("utf-8", "surrogateescape") for name in examples.classes)
             hashes = _mix(hashes ^ names[examples.labels])
         else:
-            hashes = _mix(hashes ^ examples.labels.astype("<i8").view("<u8"))
+            bits = examples.labels.astype(np.float64) if examples.labels.dtype.kind == "f" else examples.labels
+            hashes = _mix(hashes ^ bits.astype(bits.dtype.newbyteorder("<")).view("<u8"))
+    if examples.splits is not None:
+        names = hash_keys(name.encode() for name in examples.split_names)
+        hashes = _mix(hashes ^ names[examples.splits])
     return add_hashes([hashes])
 
 
@@ -79,6 +84,8 @@ def names_hash(found: FoundByFeature) -> str:
             names = iter(files.names)
             for seed, length in zip(seeds.tolist(), files.dir_lengths, strict=True):
                 parts.append(hash_keys(islice(names, length), seed))
+        chosen = [each.npz.names[file] + b" " + os.fsencode(member) for file, member in each.members.items()]
+        parts.append(hash_keys(chosen))
     return add_hashes(parts)
 
 

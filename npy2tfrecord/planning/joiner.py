@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,9 +12,10 @@ from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import Skipped
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.examples import Examples
-from npy2tfrecord.planning.labels import label_by_directory, label_by_table
+from npy2tfrecord.planning.labels import label_by_directory, label_by_key, label_by_row, label_by_table
+from npy2tfrecord.planning.splits import split_by_table
 from npy2tfrecord.sources.scanner import Scan
-from npy2tfrecord.sources.table import SourceTable
+from npy2tfrecord.sources.table import SourceTable, member_keys
 
 _SHOWN = 5  # keys, in a message
 _MAX_EMPTY_ROWS = 10**6  # of an array of shape (n, 0), whose size does not confirm n
@@ -26,37 +28,77 @@ def join(scan: Scan, options: Options) -> Examples:
     Raises `InputError` for a source that lacks a partner, rows or a label.
     """
     skipped = [Skipped(display(problem.where), problem.problem) for problem in scan.problems]
-    for table in scan.tables:
-        _check_duplicates(table)
-    if options.labels and any(table.feature == LABEL for table in scan.tables):
+    tables = _with_key_patterns(scan.tables, options)
+    for table in tables:
+        _check_keys(table)
+    labelled = options.labels is not None or options.label_by is not None
+    if labelled and any(table.feature == LABEL for table in tables):
         raise UsageError(f"a feature is named {LABEL!r}, which is where labels go: give it another name")
     bad = {os.fsencode(problem.where) for problem in scan.problems}
     bad |= {where.rpartition(b"[")[0] for where in bad}  # the archive of a member
-    sources = _join_sources(scan.tables, options, skipped, bad)
-    examples = Examples(scan.tables, sources, skipped=skipped)
+    sources = _join_sources(tables, options, skipped, bad)
+    examples = Examples(tables, sources, skipped=skipped)
     if options.rows:
         _expand_rows(examples, options)
+    _check_left(examples)
     if options.labels == "dirs":
         label_by_directory(examples, depth=1 if options.split == "dirs" else 0)
+    elif options.label_by is not None:
+        label_by_key(examples, options.label_by)
+    elif options.has_label_array:
+        label_by_row(examples, str(options.labels))
     elif options.labels:
         label_by_table(examples, options.labels, options.missing)
-    if not len(examples):
-        raise UsageError("no example is left to write: " + (skipped[0].reason if skipped else "every array has 0 rows"))
+    if options.split_table is not None:
+        split_by_table(examples, options.split_table, options.missing)
+    _check_left(examples)
     return examples
 
 
-def _check_duplicates(table: SourceTable) -> None:
-    if len(set(table.files.dir_keys)) == len(table.files.dir_keys):
+def _check_left(examples: Examples) -> None:
+    if not len(examples):
+        reason = examples.skipped[0].reason if examples.skipped else "every array has 0 rows"
+        raise UsageError(f"no example is left to write: {reason}")
+
+
+def _with_key_patterns(tables: tuple[SourceTable, ...], options: Options) -> tuple[SourceTable, ...]:
+    features = {table.feature for table in tables}
+    for name, pattern in options.key_patterns.items():
+        if name is not None and name not in features:
+            known = ", ".join(sorted(features))
+            raise UsageError(f"key_by {name}:{pattern}: no such feature; there are {known}")
+    patterns = options.key_patterns
+    return tuple(replace(table, key_by=patterns.get(table.feature, patterns.get(None))) for table in tables)
+
+
+def _check_keys(table: SourceTable) -> None:
+    """Raise unless every source has a key of its own."""
+    only_by_directory = not table.files.has_other_case and table.key_by is None and table.key_members is None
+    if only_by_directory and len(set(table.files.dir_keys)) == len(table.files.dir_keys):
         return  # one directory, one key; names in a directory differ
+    keys = table.keys()
+    if lacking := [source for source, key in enumerate(keys) if not key]:
+        shown = ", ".join(display(table.path(source)) for source in lacking[:_SHOWN])
+        count = "1 file" if len(lacking) == 1 else f"{len(lacking)} files"
+        raise UsageError(f"key_by {table.key_by!r} finds nothing in the path of {count}, e.g. {shown}")
     seen: dict[bytes, int] = {}
-    for source, key in enumerate(table.keys()):
+    for source, key in enumerate(keys):
         if key in seen:
+            remedy = _remedy(table, source, seen[key])
+            if table.key_by is not None:
+                remedy = f"let key_by, {table.key_by!r}, find more of the path, with several groups if need be"
             raise InputError(
                 table.path(source),
                 f"key {display(key)!r} is also that of {display(table.path(seen[key]))}",
-                "keys that differ: give one source for both directories, their parent",
+                f"keys that differ: {remedy}",
             )
         seen[key] = source
+
+
+def _remedy(table: SourceTable, one: int, other: int) -> str:
+    if os.path.dirname(table.path(one)) == os.path.dirname(table.path(other)):
+        return "give one of the files another name, or --exclude it"
+    return "give one source for both directories, their parent"
 
 
 def _join_sources(
@@ -65,9 +107,9 @@ def _join_sources(
     """The sources of each feature from which examples are made. `bad` are files that cannot be used."""
     first, *others = tables
     everything = np.arange(len(first))
-    if not others or all(table.single_file for table in tables):
-        return (everything,) * len(tables)
-    all_keys = [table.keys() for table in tables]
+    if not others:
+        return (everything,)
+    all_keys = [_keys_to_join(table, tables) for table in tables]
     if all(keys == all_keys[0] for keys in all_keys[1:]):
         return (everything,) * len(tables)
     finders = [{key: source for source, key in enumerate(keys)} for keys in all_keys]
@@ -84,6 +126,15 @@ def _join_sources(
         skipped.append(Skipped(display(key), f"no {usable}{f' and no {usable}'.join(absent)} for this key"))
     kept = [key for key in all_keys[0] if key in complete]
     return tuple(np.fromiter((finder[key] for key in kept), np.int64, len(kept)) for finder in finders)
+
+
+def _keys_to_join(table: SourceTable, tables: tuple[SourceTable, ...]) -> list[bytes]:
+    """The keys of a table, without the files' names where every feature is a single file."""
+    if not all(each.single_file and each.key_by is None for each in tables):
+        return table.keys()
+    directories = table.dir_ids[table.file_ids].tolist()
+    directory_keys = [table.files.dir_keys[d] for d in directories]
+    return member_keys(directory_keys, table.key_members) if table.key_members else directory_keys
 
 
 def _describe_lacking(

@@ -14,7 +14,7 @@ from npy2tfrecord.formats.npz import Member
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import count_labels
 from npy2tfrecord.sources.cast import Cast
-from npy2tfrecord.sources.table import SourceTable
+from npy2tfrecord.sources.table import SourceTable, file_keys
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -22,7 +22,7 @@ class Column:
     """One feature of a shard: its distinct sources, in the order in which they are read best, and each example's."""
 
     feature: str
-    cast: Cast
+    cast: Cast  # of the first header; `for_dtype` gives that of another
     headers: list[Header]
     header_ids: list[int]
     dirs: list[bytes]
@@ -30,10 +30,14 @@ class Column:
     dir_ids: list[int]  # of each source
     names: list[bytes]
     suffix: bytes
+    key_by: str | None
     stamps: list[int]
     members: list[Member] | None
+    members_are_examples: bool
     sources: np.ndarray  # of each example, in the order of writing
     channels: int  # for statistics; 0 when there are none
+    kept: int = -1  # the number of the memory that small files are kept in
+    places: list[int] | None = None  # of each source in it, or -1
 
     @cached_property
     def paths(self) -> list[bytes]:
@@ -43,8 +47,8 @@ class Column:
 
     def keys(self) -> list[bytes]:
         """The key of each source."""
-        dir_keys, cut = self.dir_keys, -len(self.suffix)
-        return [dir_keys[d] + name[:cut] for d, name in zip(self.dir_ids, self.names, strict=True)]
+        members = self.members if self.members_are_examples else None
+        return file_keys(self.dir_keys, self.dir_ids, self.names, self, members)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -145,6 +149,15 @@ class Plan(Arrangement):
     casts: tuple[Cast, ...]
     channels: tuple[int, ...]  # of each feature, for statistics
 
+    def count_files(self) -> int:
+        """How many files are to be opened: those that were not kept whole; of rows, too few to count."""
+        if self.examples.rows is not None:
+            return 0
+        return sum(
+            len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
+            for table, sources in zip(self.examples.tables, self.examples.sources, strict=True)
+        )
+
     def count_labels(self, split: Split, left_out: np.ndarray) -> LabelCounts | None:
         """How many examples of a split have which label, without those `left_out`; None where nobody counts."""
         if self.examples.labels is None:
@@ -192,8 +205,12 @@ def _column(table: SourceTable, sources: np.ndarray, cast: Cast, channels: int) 
         dir_ids=dir_ids.reshape(-1).tolist(),
         names=[names[f] for f in files.tolist()],
         suffix=table.suffix,
+        key_by=table.key_by,
         stamps=table.stamps[distinct].tolist(),
         members=[table.members[i] for i in distinct.tolist()] if table.members else None,
+        members_are_examples=table.members_are_examples,
         sources=local.reshape(-1).astype(np.int32),
         channels=channels,
+        kept=table.kept,
+        places=None if table.places is None else table.places[distinct].tolist(),
     )

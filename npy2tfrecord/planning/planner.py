@@ -51,10 +51,13 @@ def _choose_casts(examples: Examples, options: Options) -> tuple[Cast, ...]:
     for name in options.casts:
         if name is not None and name not in features:
             raise UsageError(f"dtype {name}:{options.casts[name]}: no such feature; there are {', '.join(features)}")
-    return tuple(
-        Cast.of(table.headers[0].dtype.name, options.casts.get(table.feature, options.casts.get(None)), table.feature)
-        for table in examples.tables
-    )
+    casts = []
+    for table in examples.tables:
+        to = options.cast_of(table.feature)
+        names = dict.fromkeys(header.dtype.name for header in table.headers)
+        first, *_ = [Cast.of(name, to, table.feature) for name in names]  # every one must be allowed
+        casts.append(first)
+    return tuple(casts)
 
 
 def _channels(table: SourceTable, cast: Cast, options: Options) -> int:
@@ -108,12 +111,12 @@ def _shard_count(size: int, shard_size: int) -> int:
 def _order(keyed: Keyed, members: np.ndarray, options: Options) -> np.ndarray:
     """These examples in the order of writing: by a hash of the key and the seed, or by the key."""
     if not options.shuffle:
-        return keyed.sorted(members)
+        return keyed.sorted(members, natural=options.sort == "natural")
     hashes = keyed.key_hashes(options.seed)
     order = shuffle(hashes[members])
     if order is not None:
         return np.asarray(members[order])
-    members = keyed.sorted(members)  # two keys have one hash: the smaller comes first
+    members = keyed.sorted(members, natural=False)  # two keys have one hash: the smaller comes first
     return np.asarray(members[np.argsort(hashes[members], kind="stable")])
 
 

@@ -13,7 +13,7 @@ from npy2tfrecord.formats.manifest import Hash, LabelCounts
 from npy2tfrecord.formats.tfrecord import FRAME_BYTES
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.feature_summary import count_labels
-from npy2tfrecord.planning.order import hash_keys, sort_keys
+from npy2tfrecord.planning.order import TextFinder, hash_keys, sort_keys
 from npy2tfrecord.planning.plan import Arrangement, Split
 from npy2tfrecord.planning.planner import arrange, varint_sizes
 from npy2tfrecord.planning.splits import split_examples
@@ -33,6 +33,8 @@ class Records:
     table: RecordTable
     rows: bool
     labels: tuple[np.ndarray, np.ndarray] | None = None
+    splits: np.ndarray | None = None  # the number of its split, where records stay in it
+    split_names: tuple[str, ...] = ()
     _hashes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # by seed
 
     def __len__(self) -> int:
@@ -48,10 +50,16 @@ class Records:
             self._hashes[seed] = hash_keys(self.table.keys, seed)
         return self._hashes[seed]
 
-    def sorted(self, members: np.ndarray) -> np.ndarray:
+    def sorted(self, members: np.ndarray, *, natural: bool) -> np.ndarray:
         """These records in the order of their keys."""
-        keys = self.table.keys
-        return np.asarray(members[sort_keys([keys[i] for i in members.tolist()], rows=self.rows)])
+        keys = [self.table.keys[i] for i in members.tolist()]
+        return np.asarray(members[sort_keys(keys, rows=self.rows, natural=natural)])
+
+    def find_in_keys(self, pattern: str, option: str) -> tuple[list[str], np.ndarray]:
+        """What a regular expression finds in the keys: distinct texts, and which each key has."""
+        finder = TextFinder(pattern, option)
+        codes = finder.find(self.table.keys)
+        return finder.texts(), codes
 
     def directory_names(self, depth: int, purpose: str) -> tuple[list[bytes], np.ndarray]:
         """The names of the directories at `depth` in the keys, sorted, and the number of each record's."""
@@ -135,6 +143,10 @@ class MergePlan(Arrangement):
             return self.united.label_counts.get(split.name)
         return count_labels(self.records.labels[1][split.order], named=bool(self.united.classes))
 
+    def count_files(self) -> int:
+        """How many small files are to be opened: none to speak of."""
+        return 0
+
     def used_shards(self, wanted: set[str]) -> list[int]:
         """The numbers of the source shards that hold the records of the shards in `wanted`."""
         ids = self.records.table.shard_ids
@@ -171,13 +183,11 @@ def plan_merge(records: Records, united: United, options: Options, *, resplit: b
     """
     records.check_distinct()
     table = records.table
-    if resplit:
-        splits = split_examples(records, options)
-    else:
+    if not resplit:
         number_of = {name: i for i, name in enumerate(united.splits)}
-        numbers = np.array([number_of[shard.split] for shard in table.shards])[table.shard_ids]
-        splits = [(name, np.flatnonzero(numbers == i)) for i, name in enumerate(united.splits)]
-        splits = [(name, members) for name, members in splits if len(members)]
+        records.split_names = united.splits
+        records.splits = np.array([number_of[shard.split] for shard in table.shards])[table.shard_ids]
+    splits = [(name, members) for name, members in split_examples(records, options) if len(members)]
     sizes = table.sizes if records.labels is None else _relabelled_sizes(table.sizes, *records.labels)
     return MergePlan(
         records=records,

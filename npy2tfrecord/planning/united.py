@@ -14,6 +14,7 @@ from npy2tfrecord.errors import InputError, display
 from npy2tfrecord.formats.manifest import FeatureInfo, Histogram, LabelCounts, Manifest, Skipped
 from npy2tfrecord.planning.feature_summary import MAX_PLAIN_LABELS, join_histograms
 from npy2tfrecord.planning.fingerprint import Fingerprint
+from npy2tfrecord.planning.order import natural_key
 
 _HASH = re.compile(r"[0-9a-f]{16}")
 _SHOWN = 3  # classes, in a message
@@ -25,6 +26,7 @@ class United:
 
     features: tuple[FeatureInfo, ...]
     classes: tuple[str, ...] | None
+    label_dtype: str
     numbers: tuple[np.ndarray | None, ...]
     splits: tuple[str, ...]
     label_counts: Mapping[str, LabelCounts]
@@ -58,6 +60,7 @@ def unite(names: Sequence[str], manifests: Sequence[Manifest], defaults: Mapping
             for i in range(len(first.features))
         ),
         classes=classes,
+        label_dtype=first.label_dtype,
         numbers=numbers,
         splits=splits,
         label_counts=_add_label_counts(manifests, numbers, splits),
@@ -81,14 +84,16 @@ def _check_alike(name: str, manifest: Manifest, other: str, first: Manifest) -> 
 
 
 def _unite_classes(names: Sequence[str], manifests: Sequence[Manifest]) -> tuple[str, ...] | None:
+    def kind(manifest: Manifest) -> str:
+        shown = ", ".join(map(display, manifest.labels[:_SHOWN])) if manifest.labels else ""
+        return f"classes: {shown}" if shown else f"{manifest.label_dtype} numbers"
+
     first = manifests[0].labels
     for name, manifest in zip(names, manifests, strict=True):
-        if bool(manifest.labels) != bool(first):
-            kinds = [
-                "classes: " + ", ".join(map(display, m[:_SHOWN])) if m else "plain numbers"
-                for m in (manifest.labels, first)
-            ]
-            raise InputError(name, f"labels are {kinds[0]}", f"those of {display(names[0])}: {kinds[1]}")
+        if bool(manifest.labels) != bool(first) or manifest.label_dtype != manifests[0].label_dtype:
+            raise InputError(
+                name, f"labels are {kind(manifest)}", f"those of {display(names[0])}: {kind(manifests[0])}"
+            )
     if not first:
         return first
     together = {label for manifest in manifests for label in manifest.labels or ()}
@@ -122,6 +127,8 @@ def _unite_options(manifests: Sequence[Manifest], defaults: Mapping[str, Any]) -
 def _order_splits(splits: set[str], option: Any) -> tuple[str, ...]:
     """The splits in the order of their fractions, those of another origin by name."""
     ordered = list(option) if isinstance(option, Mapping) else []
+    if isinstance(option, str) and option.endswith("-fold"):
+        return tuple(sorted(splits, key=lambda name: natural_key(os.fsencode(name))))
     return tuple(
         sorted(splits, key=lambda name: (ordered.index(name) if name in ordered else len(ordered), os.fsencode(name)))
     )

@@ -13,10 +13,12 @@ from npy2tfrecord.errors import InputError, UnstableError
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member, MemberStream
 from npy2tfrecord.sources.cast import Cast, overflow
-from npy2tfrecord.sources.table import stamp, unreadable
+from npy2tfrecord.sources.table import unreadable
+from npy2tfrecord.storage.local import stamp
 
 BLOCK_BYTES = 16 * 2**20  # of a Fortran-ordered array, put into C order at once
 _ROWS_AT_ONCE = 512  # buffers of one call; systems take 1,024
+_RANGE_BYTES = 2**30  # of rows that follow each other, read at once
 _RUN_BYTES = 4096  # from this size on, a run of a column gets a read of its own
 _CAST_BYTES = 2**20  # values that are cast at once
 
@@ -37,16 +39,17 @@ class ArrayReader:
         self.path = path
         self.where = path if member is None else path + b"[" + os.fsencode(member.name) + b"]"
         self._header = header
+        cast = cast.for_dtype(header.dtype)
         self._cast = None if cast.is_exact else cast
         self._stamp = stamped
-        self._is_direct = cast.is_exact and header.is_plain and member is None
+        self.is_direct = cast.is_exact and header.is_plain and member is None
         self._block: tuple[int, np.ndarray] | None = None  # first row, rows in C order
         try:
-            self._handle = syscalls.open(path, syscalls.READ_FLAGS)
+            self.handle = syscalls.open(path, syscalls.READ_FLAGS)
         except OSError as error:
             raise unreadable(path, error) from error
         try:
-            self._member = None if member is None else MemberStream(self._handle, member, self.where)
+            self._member = None if member is None else MemberStream(self.handle, member, self.where)
             start = bytearray(len(header.raw))
             self._read_raw(memoryview(start), -len(start))
             if start != header.raw:
@@ -56,14 +59,14 @@ class ArrayReader:
             raise
 
     def close(self) -> None:
-        if self._handle >= 0:
-            syscalls.close(self._handle)
-            self._handle = -1
+        if self.handle >= 0:
+            syscalls.close(self.handle)
+            self.handle = -1
 
     def finish(self) -> None:
         """Close the file. Raises `InputError` if it changed while it was read."""
         try:
-            now = syscalls.fstat(self._handle)
+            now = syscalls.fstat(self.handle)
         except OSError as error:
             raise unreadable(self.path, error) from error
         finally:
@@ -99,23 +102,42 @@ class ArrayReader:
 
         Returns the numbers of the views that were not filled: `read` fills them, or raises the reason.
         """
-        if not self._is_direct or syscalls.preadv is None:
+        ranges = self.ranges(views, rows)
+        if ranges is None or syscalls.preadv is None:
             return range(len(views))
-        preadv, handle, begin, size = syscalls.preadv, self._handle, self._header.data_offset, len(views[0])
         missed: list[int] = []
-        first = 0
+        for places, offset, buffers in ranges:
+            try:
+                count = syscalls.preadv(self.handle, buffers, offset)
+            except OSError:
+                count = -1
+            if count != sum(map(len, buffers)):
+                missed += places
+        return missed
+
+    def ranges(
+        self, views: list[memoryview], rows: np.ndarray | None, most: int = _RANGE_BYTES
+    ) -> list[tuple[range, int, list[memoryview]]] | None:
+        """What to read so that each view is filled with a row; without `rows`, so that the only view is, with all.
+
+        Gives which views, from which offset of the file, into which buffers, not many more than `most` bytes at a time.
+        None where the values are not to be read as they are.
+        """
+        if not self.is_direct:
+            return None
+        begin, size = self._header.data_offset, len(views[0])
+        if rows is None:
+            return [(range(1), begin + i, [views[0][i : i + most]]) for i in range(0, size, most)]
+        at_once = min(_ROWS_AT_ONCE, max(1, most // max(1, size)))
         offsets = (begin + rows * size).tolist()
+        ranges = []
+        first = 0
         for end in [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(views)]:
             while first < end:
-                last = min(end, first + _ROWS_AT_ONCE)
-                try:
-                    count = preadv(handle, views[first:last], offsets[first])
-                except OSError:
-                    count = -1
-                if count != size * (last - first):
-                    missed += range(first, last)
+                last = min(end, first + at_once)
+                ranges.append((range(first, last), offsets[first], views[first:last]))
                 first = last
-        return missed
+        return ranges
 
     def _count_misfits(self, first: int, count: int, cast: Cast) -> int:
         bad, step = 0, _CAST_BYTES // cast.source_itemsize
@@ -146,7 +168,7 @@ class ArrayReader:
             if self._member is not None:
                 count = self._member.read_into(view, offset)
             else:
-                count = syscalls.read_into(self._handle, view, offset)
+                count = syscalls.read_into(self.handle, view, offset)
         except OSError as error:
             raise unreadable(self.path, error) from error
         if count != len(view):

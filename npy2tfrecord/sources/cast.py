@@ -36,6 +36,11 @@ class Cast:
             raise UsageError(f"feature {feature!r} is {from_name}: a cast to {to_name} would drop the imaginary part")
         return cls(from_name, to_name or from_name)
 
+    def for_dtype(self, dtype: np.dtype) -> Cast:
+        """The cast to the same dtype from that of one header: the arrays of a feature may have several."""
+        name = "int64" if dtype.kind in "mM" else dtype.name
+        return self if name == self.from_name else Cast(name, self.to_name)
+
     @property
     def is_exact(self) -> bool:
         """Whether the values stay as they are."""

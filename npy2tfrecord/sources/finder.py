@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import product
+from types import MappingProxyType
 from typing import NamedTuple
 
 from npy2tfrecord.errors import InputError, UsageError, display
-from npy2tfrecord.options import Options
+from npy2tfrecord.options import Options, Source
 from npy2tfrecord.sources.patterns import Selection, read_file_list
 from npy2tfrecord.sources.table import FileSet
+from npy2tfrecord.storage.in_flight import Batch as Requests
+from npy2tfrecord.storage.in_flight import InFlight
 
-SUFFIXES = (b".npy", b".npz")
+SUFFIXES = frozenset(b"." + bytes(letters) for end in b"yz" for letters in product(b"nN", b"pP", (end, end - 32)))
+_NPY = {b".npy"}
+_COMPRESSED = re.compile(rb".*\.np[yz]\.(gz|bz2|xz|zst|lz4|z|zip)", re.IGNORECASE | re.DOTALL)
+_COUNTED_SUFFIX = re.compile(rb"\.[a-z0-9_+-]{1,12}")  # names may hold anything: all others are counted together
+_LEFT_OUT = "left out by pattern"
+_COMPRESSED_FOUND = "a file that is compressed as a whole"
+_UNPACKED = "a .npy or .npz file: unpack it first, with gunzip or the like, or --exclude it"
+_MOST_AHEAD = 256  # directories that are listed before their turn
+
+
+_Identities = frozenset[tuple[int, int]]  # of directories: device and inode
 
 
 class Batch(NamedTuple):
@@ -25,6 +41,8 @@ class Batch(NamedTuple):
     names: list[bytes]
     problems: list[InputError]
     is_source: bool = False  # the file was named itself
+    member: str | None = None  # the only one to take of that archive
+    passed_over: Mapping[str, int] = MappingProxyType({})  # how many files of which kind are no sources
 
 
 @dataclass
@@ -33,52 +51,78 @@ class Found:
 
     npy: FileSet = field(default_factory=FileSet)
     npz: FileSet = field(default_factory=FileSet)
-    single_file: bool = False  # one source, and that is a file
+    members: dict[int, str] = field(default_factory=dict)  # of archives by number, the only one to take
+    single_file: bool = False  # one source in each split, and that is a file
     problems: list[InputError] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
 
     def __len__(self) -> int:
         return len(self.npy) + len(self.npz)
 
+    def has_key(self, key: bytes) -> bool:
+        """Whether files are there whose keys start so."""
+        return key in self.npy.dir_keys or key in self.npz.dir_keys
+
     def add(self, batch: Batch) -> None:
-        archives = [name for name in batch.names if name.endswith(b".npz")]
-        arrays = [name for name in batch.names if name.endswith(b".npy")] if archives else batch.names
-        self.npy.add(batch.directory, batch.key, arrays)
-        self.npz.add(batch.directory, batch.key, archives)
+        if batch.member is not None:
+            self.members[len(self.npz)] = batch.member
+        suffixes = {name[-4:] for name in batch.names}
+        if suffixes <= _NPY:
+            self.npy.add(batch.directory, batch.key, batch.names)
+        else:
+            for files, end in ((self.npy, b".npy"), (self.npz, b".npz")):
+                files.add(batch.directory, batch.key, [name for name in batch.names if name[-4:].lower() == end])
+                files.has_other_case |= any(each.lower() == end != each for each in suffixes)
         self.problems += batch.problems
+        self.passed_over.update(batch.passed_over)
 
 
 FoundByFeature = dict[str | None, Found]
 
 
-def find(sources: tuple[tuple[str | None, bytes], ...], options: Options) -> Iterator[Batch]:
+def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
     """The files of all sources, a directory at a time; every source gives at least one batch.
 
     A directory's files come before those of its subdirectories, both sorted by their bytes. What cannot be looked into
     is among the batch's problems. Raises `UsageError`, before the first batch, for a source that does not exist.
     """
-    if options.group_by_suffix and any(name is not None for name, _ in sources):
+    if options.group_by_suffix and any(source.feature is not None for source in sources):
         raise UsageError("group_by_suffix takes the features' names from the files: name no source")
     listed = read_file_list(options.files_from) if options.files_from else None
-    selection = Selection.of(options.include, options.exclude)
+    selections = [Selection.of(options.include, options.exclude, source.glob) for source in sources]
     kinds = []
-    for _, path in sources:
+    for _, path, member, _, _ in sources:
         try:
             kinds.append(stat.S_ISDIR(os.stat(path).st_mode))
         except OSError as error:
             raise UsageError(f"source {display(path)}: {error.strerror}") from None
         if not kinds[-1] and path[-4:] not in SUFFIXES:
+            if _COMPRESSED.fullmatch(path):
+                raise UsageError(f"source {display(path)}: {_COMPRESSED_FOUND}; expected {_UNPACKED}")
             raise UsageError(f"source {display(path)}: expected a directory, a .npy or a .npz file")
+        if kinds[-1] and member is not None:
+            raise UsageError(f"source {display(path)}[{display(member)}]: a directory; expected an archive")
 
     def batches() -> Iterator[Batch]:
-        for (feature, path), is_directory in zip(sources, kinds, strict=True):
+        counted: set[bytes] = set()
+        for source, selection, is_directory in zip(sources, selections, kinds, strict=True):
+            feature, path, member, _, _ = source
             root = path if path.endswith(b"/") else path + b"/"
+            start = b"" if source.split is None else source.split.encode() + b"/"
             if not is_directory:
                 directory, slash, file = path.rpartition(b"/")
-                yield Batch(feature, directory + slash, b"", [file], [], is_source=True)
-            elif listed is None:
-                yield from _walk(feature, root, selection, options.follow_symlinks)
+                yield Batch(feature, directory + slash, start, [file], [], is_source=True, member=member)
+                continue
+            if listed is None:
+                found = _walk(feature, root, selection, options)
             else:
-                yield from _listed_files(feature, root, listed, selection)
+                found = _listed_files(feature, root, listed, selection)
+            for batch in found:
+                counts = batch.passed_over if root not in counted else {}  # other sources may be in the same directory
+                if source.glob is not None:
+                    counts = {kind: count for kind, count in counts.items() if kind != _LEFT_OUT}
+                yield batch._replace(key=start + batch.key, passed_over=counts)
+            counted.add(root)
 
     return batches()
 
@@ -88,7 +132,7 @@ def collect(batches: Iterable[Batch], into: FoundByFeature | None = None) -> Fou
     found = {} if into is None else into
     for batch in batches:
         if batch.feature in found:
-            found[batch.feature].single_file = False
+            found[batch.feature].single_file &= batch.is_source and not found[batch.feature].has_key(batch.key)
         else:
             found[batch.feature] = Found(single_file=batch.is_source)
         found[batch.feature].add(batch)
@@ -101,7 +145,9 @@ def _listed_files(feature: str | None, root: bytes, paths: list[bytes], selectio
     problems: list[InputError] = []
     for path in paths:
         directory, slash, name = path.rpartition(b"/")
-        if name[-4:] not in SUFFIXES:
+        if _COMPRESSED.fullmatch(name):
+            problems.append(_compressed(root + path))
+        elif name[-4:] not in SUFFIXES:
             problems.append(InputError(root + path, "is in the list of files", "a .npy or .npz file"))
         elif selection.wants_path(path):
             directories.setdefault(directory + slash, []).append(name)
@@ -110,67 +156,135 @@ def _listed_files(feature: str | None, root: bytes, paths: list[bytes], selectio
         yield Batch(feature, root + key, key, names, [])
 
 
-def _walk(feature: str | None, root: bytes, selection: Selection, follow_symlinks: bool) -> Iterator[Batch]:
-    stack: list[tuple[bytes, frozenset[tuple[int, int]]]] = [(b"", frozenset())]
-    takes_all = selection.is_everything
-    while stack:
-        key, ancestors = stack.pop()
-        directory = root + key
-        files: list[bytes] = []
-        subdirectories: list[bytes] = []
-        problems: list[InputError] = []
+def _walk(feature: str | None, root: bytes, selection: Selection, options: Options) -> Iterator[Batch]:
+    """The directories below `root`. Where storage waits, those that come next are listed meanwhile."""
+    ahead: dict[bytes, tuple[_Listing, Requests]] = {}
+    with InFlight(options.in_flight) as requests:
+
+        def begin(key: bytes, ancestors: _Identities) -> tuple[_Listing, Requests]:
+            listing = _Listing(root, key, ancestors, selection, options.follow_symlinks)
+            return listing, requests.submit(listing.take, (0,), lambda _: listing.path)
+
+        stack: list[tuple[bytes, _Identities]] = [(b"", frozenset())]
+        while stack:
+            key, ancestors = stack.pop()
+            listing, request = ahead.pop(key) if key in ahead else begin(key, ancestors)
+            if requests.target:
+                for following, ancestors_there in reversed(stack[-_MOST_AHEAD:]):
+                    if len(ahead) < _MOST_AHEAD and following not in ahead:
+                        ahead[following] = begin(following, ancestors_there)
+            requests.wait(request)
+            listing.files.sort()
+            yield Batch(feature, listing.path, key, listing.files, listing.problems, passed_over=listing.passed_over)
+            listing.subdirectories.sort(reverse=True)
+            stack.extend((key + name + b"/", listing.ancestors) for name in listing.subdirectories)
+
+
+@dataclass
+class _Listing:
+    """What one directory holds; `key` is its path below `root`."""
+
+    root: bytes
+    key: bytes
+    ancestors: _Identities  # of what is in it: itself included, if links are followed
+    selection: Selection
+    follow_symlinks: bool
+    files: list[bytes] = field(default_factory=list)
+    subdirectories: list[bytes] = field(default_factory=list)
+    problems: list[InputError] = field(default_factory=list)
+    passed_over: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def path(self) -> bytes:
+        return self.root + self.key
+
+    def take(self, numbers: Iterator[int]) -> None:
+        """List the directory: a request, of which there is one."""
+        for _ in numbers:
+            try:
+                if self.follow_symlinks:
+                    status = os.stat(self.path)
+                    identity = (status.st_dev, status.st_ino)
+                    if identity in self.ancestors:
+                        found = "a link to a directory that it is in itself"
+                        self.problems.append(InputError(self.path, found, "no loop; --exclude it"))
+                        continue
+                    self.ancestors |= {identity}
+                with os.scandir(self.path) as entries:
+                    self.read(entries)
+            except OSError as error:
+                found = f"cannot look into the directory: {error.strerror}"
+                self.problems.append(InputError(self.path, found, "a readable directory"))
+
+    def read(self, entries: Iterable[os.DirEntry[bytes]]) -> None:
+        """Sort the entries of the directory into files, subdirectories, and what is passed over."""
+        key, selection, files = self.key, self.selection, self.files
+        takes_all = selection.is_everything
+        for entry in entries:
+            name = entry.name
+            if name.startswith((b".", b"__MACOSX")) and self._is_hidden(name):
+                self.passed_over["hidden"] += 1
+            elif name[-4:] in SUFFIXES and entry.is_file(follow_symlinks=False):
+                if takes_all or selection.wants_file(key + name):
+                    files.append(name)
+                else:
+                    self.passed_over[_LEFT_OUT] += 1
+            elif entry.is_symlink():
+                self._read_link(entry)
+            elif entry.is_dir(follow_symlinks=False):
+                if takes_all or selection.wants_directory(key + name):
+                    self.subdirectories.append(name)
+            elif name[-4:] in SUFFIXES and (takes_all or selection.wants_file(key + name)):
+                files.append(name)  # a pipe or the like, which its header's reader refuses
+            else:
+                self._pass_over(entry)
+
+    def _is_hidden(self, name: bytes) -> bool:
+        is_hidden = name.startswith(b".") or name == b"__MACOSX"
+        return is_hidden and not self.selection.names_hidden(self.key + name)
+
+    def _pass_over(self, entry: os.DirEntry[bytes]) -> None:
+        if _COMPRESSED.fullmatch(entry.name) and self.selection.wants_file(self.key + entry.name):
+            self.problems.append(_compressed(entry.path))
+            return
+        suffix = os.path.splitext(entry.name)[1].lower()
+        if suffix:
+            self.passed_over[suffix.decode() if _COUNTED_SUFFIX.fullmatch(suffix) else "with other suffixes"] += 1
+        else:
+            self.passed_over["without suffix"] += 1
+
+    def _read_link(self, entry: os.DirEntry[bytes]) -> None:
+        """Sort a symbolic link in by what it leads to."""
+        path, selection = self.key + entry.name, self.selection
         try:
-            if follow_symlinks:
-                status = os.stat(directory)
-                identity = (status.st_dev, status.st_ino)
-                if identity in ancestors:
-                    found = "a link to a directory that it is in itself"
-                    yield Batch(feature, directory, key, [], [InputError(directory, found, "no loop; --exclude it")])
-                    continue
-                ancestors |= {identity}
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    name = entry.name
-                    if name[-4:] in SUFFIXES and entry.is_file(follow_symlinks=False):
-                        if takes_all or selection.wants_file(key + name):
-                            files.append(name)
-                    elif entry.is_symlink():
-                        is_directory = _follow(entry, key, selection, follow_symlinks, problems)
-                        if is_directory is not None:
-                            (subdirectories if is_directory else files).append(name)
-                    elif entry.is_dir(follow_symlinks=False):
-                        if takes_all or selection.wants_directory(key + name):
-                            subdirectories.append(name)
-                    elif name[-4:] in SUFFIXES and (takes_all or selection.wants_file(key + name)):
-                        files.append(name)
+            is_directory = stat.S_ISDIR(os.stat(entry.path).st_mode)
         except OSError as error:
-            problems.append(
-                InputError(directory, f"cannot look into the directory: {error.strerror}", "a readable directory")
-            )
-        files.sort()
-        yield Batch(feature, directory, key, files, problems)
-        subdirectories.sort(reverse=True)
-        stack.extend((key + name + b"/", ancestors) for name in subdirectories)
+            if selection.wants_directory(path) and selection.wants_file(path):
+                self.problems.append(InputError(entry.path, f"a broken link: {error.strerror}", "a file or --exclude"))
+            return
+        if not is_directory:
+            if entry.name[-4:] not in SUFFIXES:
+                self._pass_over(entry)
+            elif selection.wants_file(path):
+                self.files.append(entry.name)
+            else:
+                self.passed_over[_LEFT_OUT] += 1
+        elif not selection.wants_directory(path):
+            return
+        elif self.follow_symlinks:
+            self.subdirectories.append(entry.name)
+        else:
+            expected = "--follow-symlinks to search it or --exclude to leave it out"
+            self.problems.append(InputError(entry.path, "a link to a directory", expected))
 
 
-def _follow(
-    entry: os.DirEntry[bytes], key: bytes, selection: Selection, follow_symlinks: bool, problems: list[InputError]
-) -> bool | None:
-    """Whether a symbolic link leads to a directory that is to be searched (or to a file); None for neither."""
-    path = key + entry.name
-    try:
-        is_directory = stat.S_ISDIR(os.stat(entry.path).st_mode)
-    except OSError as error:
-        if selection.wants_directory(path) and selection.wants_file(path):
-            problems.append(InputError(entry.path, f"a broken link: {error.strerror}", "a file or --exclude"))
-        return None
-    if not is_directory:
-        return False if entry.name[-4:] in SUFFIXES and selection.wants_file(path) else None
-    if not selection.wants_directory(path):
-        return None
-    if follow_symlinks:
-        return True
-    problems.append(
-        InputError(entry.path, "a link to a directory", "--follow-symlinks to search it or --exclude to leave it out")
-    )
-    return None
+def _compressed(path: bytes) -> InputError:
+    return InputError(path, _COMPRESSED_FOUND, _UNPACKED)
+
+
+def passed_over(found: FoundByFeature) -> dict[str, int]:
+    """How many files of which kind were found and are no sources, the most common kind first."""
+    total: Counter[str] = Counter()
+    for each in found.values():
+        total.update(each.passed_over)
+    return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))

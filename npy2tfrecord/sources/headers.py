@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -27,9 +29,13 @@ from npy2tfrecord.formats.npy import (
 )
 from npy2tfrecord.options import LOCAL_BACKENDS, Options
 from npy2tfrecord.sources.finder import Batch, FoundByFeature, collect
-from npy2tfrecord.sources.table import FileSet, stamp, unreadable
+from npy2tfrecord.sources.table import FileSet, unreadable
+from npy2tfrecord.storage.in_flight import InFlight, remember, remembered
+from npy2tfrecord.storage.kept import KeptFiles
+from npy2tfrecord.storage.local import FileStarts, is_passing, patiently, stamp
 
 _FILES_PER_TASK = 1024
+_TASKS_UNDER_WAY = 1  # besides the one that is waited for
 _FILES_PER_FAR_TASK = 4096  # of a cluster, to which handing out a task costs 2 or 3 ms
 
 
@@ -42,6 +48,8 @@ class FileHeaders(NamedTuple):
     ids: np.ndarray  # of each file, its number in `raws`, or -1; int32
     stamps: np.ndarray  # int64
     failed: list[tuple[int, InputError]]
+    kept: int = -1  # the number of the memory that small files are kept in
+    places: np.ndarray | None = None  # of each file in it, or -1; int64
 
 
 Task = tuple[str | None, int, list[tuple[bytes, int]], list[bytes]]
@@ -134,53 +142,110 @@ def read_headers(
     feature: str | None, start: int, directories: list[tuple[bytes, int]], names: list[bytes]
 ) -> FileHeaders:
     """The headers of the files `names`: so many in the first directory, so many in the next, and so on."""
-    opening, flags, reading, closing, fstat = (
-        syscalls.open,
-        syscalls.READ_FLAGS,
-        syscalls.pread,
-        syscalls.close,
-        syscalls.fstat,
-    )
-    known: dict[bytes, tuple[int, int]] = {}  # by a header: its number, the size of its file
-    header_of: dict[bytes, tuple[int, int]] = {}  # the same by the first bytes of a file
-    ids = [-1] * len(names)
-    stamps = [0] * len(names)
-    failed: list[tuple[int, InputError]] = []
-    rest = iter(names)
-    paths = (directory + each for directory, count in directories for each in islice(rest, count))
-    for i, path in enumerate(paths):
-        try:
-            handle = opening(path, flags)
+    with InFlight(begin=remembered()) as requests:
+        task = _HeaderTask(feature, start, directories, names)
+        task.begin(requests)
+        headers = task.finish(requests)
+        remember(requests.target)
+        return headers
+
+
+def read_here(tasks: Iterable[Task], requests: InFlight, kept: KeptFiles | None) -> Iterator[FileHeaders]:
+    """What `read_headers` returns for every task, in order.
+
+    Where storage waits, the files of the next task are under way before those of one are all there. Small files are
+    read whole as long as `kept` has room for them.
+    """
+    under_way: deque[_HeaderTask] = deque()
+    for arguments in tasks:
+        under_way.append(_HeaderTask(*arguments))
+        under_way[-1].begin(requests, kept)
+        while under_way and (len(under_way) > _TASKS_UNDER_WAY or not requests.target):
+            yield under_way.popleft().finish(requests)
+    while under_way:
+        yield under_way.popleft().finish(requests)
+
+
+class _HeaderTask:
+    """The headers of some files while they are read."""
+
+    def __init__(
+        self, feature: str | None, start: int, directories: list[tuple[bytes, int]], names: list[bytes]
+    ) -> None:
+        self._feature, self._start = feature, start
+        rest = iter(names)
+        self._paths = [directory + each for directory, count in directories for each in islice(rest, count)]
+        self._known: dict[bytes, tuple[int, int]] = {}  # by a header: its number, the size of its file
+        self._header_of: dict[bytes, tuple[int, int]] = {}  # the same by the first bytes of a file
+        self._ids = [-1] * len(names)
+        self._stamps = [0] * len(names)
+        self._places = [-1] * len(names)
+        self._failed: list[tuple[int, InputError]] = []
+        self._lock = threading.Lock()
+
+    def begin(self, requests: InFlight, kept: KeptFiles | None = None) -> None:
+        self._kept_number = -1 if kept is None else kept.number
+        self._files = FileStarts(paths=self._paths, size=FIRST_READ_BYTES, take=self._take, odd=self._odd, kept=kept)
+        self._batch = requests.submit(self._files.read, range(len(self._paths)), self._paths.__getitem__)
+
+    def finish(self, requests: InFlight) -> FileHeaders:
+        requests.wait(self._batch)
+        return FileHeaders(
+            self._feature,
+            self._start,
+            list(self._known),
+            np.array(self._ids, dtype=np.int32),
+            np.array(self._stamps, dtype=np.int64),
+            sorted(self._failed, key=lambda failure: failure[0]),
+            self._kept_number,
+            np.array(self._places, dtype=np.int64) if self._kept_number >= 0 else None,
+        )
+
+    def _take(self, i: int, begin: bytes, status: os.stat_result, place: int, can_have_more: bool) -> int:
+        match = self._header_of.get(begin)
+        if match is None or match[1] != status.st_size:
             try:
-                status = fstat(handle)
-                begin = reading(handle, FIRST_READ_BYTES, 0)
-                match = header_of.get(begin)
-                if match is None or match[1] != status.st_size:
-                    header = read_header(handle, begin, status, path)
-                    match = known.setdefault(header.raw, (len(known), header.file_size))
-                    if len(header.raw) == len(begin):
-                        header_of[begin] = match
-            finally:
-                closing(handle)
-            ids[i] = match[0]
-            stamps[i] = stamp(status)
-        except InputError as error:
-            failed.append((i, error))
-        except OSError as error:
-            failed.append((i, special(path) or unreadable(path, error)))
-    return FileHeaders(
-        feature, start, list(known), np.array(ids, dtype=np.int32), np.array(stamps, dtype=np.int64), failed
-    )
+                size = wanted_size(begin, status, self._paths[i])
+                if size > len(begin) and can_have_more:
+                    return size
+                header = check_header(begin[:size], size, status, self._paths[i])
+            except InputError as error:
+                self._failed.append((i, error))
+                return 0
+            with self._lock:
+                match = self._known.setdefault(header.raw, (len(self._known), header.file_size))
+            if len(header.raw) == len(begin):
+                self._header_of[begin] = match
+        self._ids[i] = match[0]
+        self._stamps[i] = stamp(status)
+        self._places[i] = place
+        return 0
+
+    def _odd(self, i: int, error: OSError) -> None:
+        path = self._paths[i]
+        try:
+            if is_passing(error):
+                again = replace(self._files, odd=_raise)
+                patiently(lambda: again.read(iter((i,))))
+                return
+        except OSError as last:
+            error = last
+        self._failed.append((i, special(path) or unreadable(path, error)))
 
 
-def read_header(handle: int, begin: bytes, status: os.stat_result, path: bytes) -> Header:
-    """The header of an open `.npy` file that begins with `begin`. Raises `InputError`."""
+def _raise(_: int, error: OSError) -> None:
+    raise error
+
+
+def wanted_size(begin: bytes, status: os.stat_result, path: bytes) -> int:
+    """The size of the header of a `.npy` file that begins with `begin`. Raises `InputError` where there is none."""
     if not stat.S_ISREG(status.st_mode):
         raise InputError(path, _kind_of(status.st_mode), "a regular file")
-    size = header_size(begin, path)
-    raw = begin[:size]
-    if size > len(raw):
-        raw += syscalls.pread(handle, size - len(raw), len(raw))
+    return header_size(begin, path)
+
+
+def check_header(raw: bytes, size: int, status: os.stat_result, path: bytes) -> Header:
+    """The header of a `.npy` file, from its bytes. Raises `InputError`, also where it has less than `size` bytes."""
     if size > len(raw):
         raise cut_in_header(path, f"{len(raw)} of {size} bytes")
     try:
@@ -188,8 +253,15 @@ def read_header(handle: int, begin: bytes, status: os.stat_result, path: bytes) 
     except InputError:
         header = parse_header(raw, path)  # for an error that names the file
     if status.st_size != header.file_size:
-        check_size(header, status.st_size, path, behind=syscalls.pread(handle, len(MAGIC), header.file_size))
+        check_size(header, status.st_size, path, behind=_bytes_behind(path, header.file_size))
     return header
+
+
+def _bytes_behind(path: bytes, end: int) -> bytes:
+    """The first bytes of a file behind its array; none where they cannot be read."""
+    with contextlib.suppress(OSError), syscalls.opened(path) as handle:
+        return syscalls.pread(handle, len(MAGIC), end)
+    return b""
 
 
 def special(path: bytes) -> InputError | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +63,21 @@ def _compile(patterns: Iterable[str], directories: bool) -> re.Pattern[bytes] | 
         raise UsageError(f"cannot read the patterns {', '.join(map(repr, patterns))}: {error}") from None
 
 
+def _hidden_parts(pattern: str) -> Iterator[str]:
+    """The pattern's beginnings that end in a hidden name: `/a/.b` and `/a/.b/.c` of `a/.b/.c`."""
+    parts = pattern.strip("/").split("/")
+    for end, part in enumerate(parts, 1):
+        if part.startswith((".", "\\.")) or part == "__MACOSX":
+            yield "/" * ("/" in pattern.rstrip("/")) + "/".join(parts[:end])
+
+
+def _with_below(include: Sequence[str]) -> list[str]:
+    """The patterns for files. Everything below an included directory is included, as in gitignore."""
+    below = [f"{pattern.rstrip('/')}/**" for pattern in include if not pattern.endswith("**")]
+    below = [p if "/" in p.removesuffix("/**") else f"**/{p}" for p in below]
+    return [pattern for pattern in include if not pattern.endswith("/")] + below
+
+
 @dataclass(frozen=True)
 class Selection:
     """The files and directories that a search takes, by their paths below the root, as bytes with the suffix."""
@@ -70,27 +85,39 @@ class Selection:
     included: re.Pattern[bytes] | None
     excluded_files: re.Pattern[bytes] | None
     excluded_directories: re.Pattern[bytes] | None
+    hidden: re.Pattern[bytes] | None  # hidden files and directories that a pattern of --include names
+    glob: re.Pattern[bytes] | None  # the pattern of the source itself
 
     @classmethod
-    def of(cls, include: Iterable[str], exclude: Iterable[str]) -> Selection:
-        # Everything below an included directory is included, as in gitignore.
-        below = [f"{pattern.rstrip('/')}/**" for pattern in include if not pattern.endswith("**")]
-        below = [p if "/" in p.removesuffix("/**") else f"**/{p}" for p in below]
-        files = [pattern for pattern in include if not pattern.endswith("/")]
-        return cls(_compile([*files, *below], False), _compile(exclude, False), _compile(exclude, True))
+    def of(cls, include: Sequence[str], exclude: Sequence[str], glob: str | None = None) -> Selection:
+        own = () if glob is None else (glob,)
+        hidden = [each for pattern in (*include, *own) for each in _hidden_parts(pattern)]
+        return cls(
+            included=_compile(_with_below(include), False),
+            excluded_files=_compile(exclude, False),
+            excluded_directories=_compile(exclude, True),
+            hidden=_compile(hidden, True),
+            glob=_compile(_with_below(own), False),
+        )
 
     @property
     def is_everything(self) -> bool:
         # Every pattern of --exclude is among those for directories.
-        return not (self.included or self.excluded_directories)
+        return not (self.included or self.glob or self.excluded_directories)
 
     def wants_file(self, path: bytes) -> bool:
         if self.excluded_files and self.excluded_files.fullmatch(path):
+            return False
+        if self.glob and not self.glob.fullmatch(path):
             return False
         return not self.included or bool(self.included.fullmatch(path))
 
     def wants_directory(self, path: bytes) -> bool:
         return not (self.excluded_directories and self.excluded_directories.fullmatch(path))
+
+    def names_hidden(self, path: bytes) -> bool:
+        """Whether --include names this hidden file or directory, or what is below it."""
+        return bool(self.hidden and self.hidden.fullmatch(path))
 
     def wants_path(self, path: bytes) -> bool:
         """Whether a search would find this file: it wants the file and every directory above it."""

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
 from npy2tfrecord.errors import InputError, UnstableError
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member
-
-# Odd, so that two sizes with the same time never have the same stamp, nor two times with the same size.
-_STAMP_FACTOR = 0x9E3779B97F4A7C15
-_STAMP_MASK = 2**63 - 1
 
 
 @dataclass
@@ -28,6 +27,7 @@ class FileSet:
     dir_keys: list[bytes] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     dir_lengths: list[int] = field(default_factory=list)  # files found in each
+    has_other_case: bool = False  # a suffix such as .NPY: two names in one directory may have one key
 
     def add(self, directory: bytes, key: bytes, names: list[bytes]) -> None:
         if names:
@@ -60,8 +60,12 @@ class SourceTable:
     headers: list[Header]
     stamps: np.ndarray  # int64
     suffix: bytes  # the end of a file's name, behind the key
+    key_by: str | None = None  # a regular expression: what it finds in the path without suffix is the key
     members: list[Member] | None = None
+    members_are_examples: bool = False  # the key is that of the file, a slash and the member's name
     single_file: bool = False
+    kept: int = -1  # the number of the memory that small files are kept in
+    places: np.ndarray | None = None  # of each source's file in it, or -1; int64
 
     def __len__(self) -> int:
         return len(self.file_ids)
@@ -77,23 +81,30 @@ class SourceTable:
 
     def key(self, source: int) -> bytes:
         file = int(self.file_ids[source])
-        return self.files.dir_keys[int(self.dir_ids[file])] + self.files.names[file][: -len(self.suffix)]
+        members = None if self.key_members is None else [self.key_members[source]]
+        return file_keys(self.files.dir_keys, [int(self.dir_ids[file])], [self.files.names[file]], self, members)[0]
+
+    @property
+    def key_members(self) -> list[Member] | None:
+        """The members whose names are part of the keys."""
+        return self.members if self.members_are_examples else None
 
     def keys(self) -> list[bytes]:
-        """The keys of all sources."""
-        cut = -len(self.suffix)
-        names, dir_keys = self.files.names, self.files.dir_keys
+        """The keys of all sources; empty where `key_by` finds nothing."""
+        names = self.files.names
         directories = self.dir_ids[self.file_ids].tolist()
-        return [dir_keys[d] + names[f][:cut] for d, f in zip(directories, self.file_ids.tolist(), strict=True)]
+        files = (names[f] for f in self.file_ids.tolist())
+        return file_keys(self.files.dir_keys, directories, files, self, self.key_members)
 
     def keys_of_files(self, paths: set[bytes]) -> set[bytes]:
         """The keys of these files, also of those that turned out to be no sources."""
-        cut, files = -len(self.suffix), self.files
-        return {
-            files.dir_keys[d] + name[:cut]
+        files = self.files
+        chosen = [
+            (d, name)
             for d, name in zip(self.dir_ids.tolist(), files.names, strict=True)
-            if name.endswith(self.suffix) and files.dirs[d] + name in paths
-        }
+            if _has_suffix(name, self.suffix) and files.dirs[d] + name in paths
+        ]
+        return set(file_keys(files.dir_keys, [d for d, _ in chosen], (name for _, name in chosen), self))
 
     def take(self, sources: np.ndarray) -> SourceTable:
         """The table of these sources only."""
@@ -102,6 +113,7 @@ class SourceTable:
             file_ids=self.file_ids[sources],
             header_ids=self.header_ids[sources],
             stamps=self.stamps[sources],
+            places=None if self.places is None else self.places[sources],
             members=[self.members[i] for i in sources.tolist()] if self.members else None,
         )
 
@@ -115,13 +127,54 @@ class SourceTable:
         return replace(self, header_ids=renumbered[self.header_ids], headers=headers)
 
 
-def stamp(status: os.stat_result) -> int:
-    """A file's size and time of modification as one number of 63 bits: another one means that the content changed.
+def _has_suffix(name: bytes, suffix: bytes) -> bool:
+    """Whether a name ends in `suffix`, of which the last four bytes are compared without case."""
+    end = name[-len(suffix) :]
+    return end[:-4] == suffix[:-4] and end[-4:].lower() == suffix[-4:]
 
-    The inode and the time of the last change of status have no part in it. Both change without the content: by
-    `chmod`, by a hard link, and on network file systems that number their files anew.
+
+class Naming(Protocol):
+    """How keys are made of names."""
+
+    @property
+    def suffix(self) -> bytes: ...
+
+    @property
+    def key_by(self) -> str | None: ...
+
+
+def file_keys(
+    dir_keys: list[bytes],
+    directories: Iterable[int],
+    names: Iterable[bytes],
+    naming: Naming,
+    members: list[Member] | None = None,
+) -> list[bytes]:
+    """The key of each file: its path below the root without suffix, or what a regular expression finds in that.
+
+    With `members`, the key of each of these: the path of its archive, a slash and its name.
+    Several groups are joined by slashes; a group that takes no part is left out. Where none takes part, the key is
+    all that matches. Where nothing is found, the key is empty.
     """
-    return (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
+    cut = -len(naming.suffix)
+    keys = [dir_keys[d] + name[:cut] for d, name in zip(directories, names, strict=True)]
+    if members is not None:
+        keys = member_keys(keys, members)
+    if naming.key_by is None:
+        return keys
+    return [_found(match) for match in map(re.compile(naming.key_by).search, map(os.fsdecode, keys))]
+
+
+def _found(match: re.Match[str] | None) -> bytes:
+    if match is None:
+        return b""
+    groups = [group for group in match.groups() if group is not None]
+    return os.fsencode("/".join(groups or [match[0]]))
+
+
+def member_keys(keys: list[bytes], members: list[Member]) -> list[bytes]:
+    """The keys of members that are examples, from the key of the archive of each."""
+    return [b"%s/%s" % (key, os.fsencode(member.name)) for key, member in zip(keys, members, strict=True)]
 
 
 def in_archive(path: bytes, member: Member) -> bytes:

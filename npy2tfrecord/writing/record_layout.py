@@ -1,7 +1,23 @@
-"""What stands in a shard's records beside their values, put into place for many records at once.
+"""The bytes of a shard's records that surround their values, put into place for many records at once.
 
-Records whose keys and labels have one size, and whose sources one header each, are alike but for the keys and labels
-themselves: they have one form. What a form has in common is computed once, and records are filled in by columns.
+Two records have the same form when their keys are equally long, their labels too, and the sources of each feature have
+the same header. Such records differ only in key, label, values and checksum. A record with two features, x and y:
+
+      before_key            after_label              between            foot
+    ┌────────────┬─────┬───────┬─────────────┬──────────┬─────────┬──────────┬─────┐
+    │ length, CRC│     │ label │ x/dtype …   │ values   │ head of │ values   │ CRC │
+    │ head of key│ key │ entry │ head of x   │ of x     │ y       │ of y     │     │
+    └────────────┴─────┴───────┴─────────────┴──────────┴─────────┴──────────┴─────┘
+    0                                        places[0]            places[1]
+
+What a form has in common is computed once. Then records are filled in by columns. Three records of a form, to start at
+0, 90 and 250 of the buffer (records of other forms are between them), make a table of 3 rows:
+
+    literal    = before_key (the same) │ key (from each) │ label (from each) │ after_label (the same)
+    scatter(buffer, [0, 90, 250], literal)                         one copy for all heads
+    scatter(buffer, [0, 90, 250] + places[1] - len(between), between)   one copy for each further feature
+
+The values are read from the sources into the gaps, and the checksums are scattered in the same way at the end.
 """
 
 from __future__ import annotations
@@ -14,18 +30,18 @@ from npy2tfrecord.formats.example import Layout, label_entry
 from npy2tfrecord.formats.tfrecord import head
 from npy2tfrecord.planning.plan import ShardSpec
 
-_MOST_COMMON = 16  # forms at most that are filled in by columns: those with this part of a shard's records or more
+_MOST_COMMON = 16  # a form with at least a 16th of a shard's records is filled in by columns, others one by one
 
 
 class Form(NamedTuple):
-    """What is the same in all records of a form."""
+    """The bytes and places that all records of a form share."""
 
     before_key: bytes
     after_label: bytes
     between: tuple[bytes, ...]  # before the values of every feature but the first
     places: tuple[int, ...]  # of each feature's values, from the record's start
     lengths: tuple[int, ...]  # of each feature's values
-    raws: tuple[bytes | None, ...]  # the header in front of values that can be read as they are, else None
+    raws: tuple[bytes | None, ...]  # of each feature: the source's header where its values are copied as they are
 
 
 class Forms:
@@ -38,7 +54,7 @@ class Forms:
         kinds = [*sizes, *(np.array(c.header_ids, dtype=np.int64)[c.sources] for c in spec.columns)]
         self.ids = np.zeros(len(spec), dtype=np.int64)
         first = np.zeros(1, dtype=np.int64)  # record of each form
-        for kind in kinds:  # renumbered each time, so that no number grows large
+        for kind in kinds:  # renumbered after each, so that no number grows large
             _, first, ids = np.unique(self.ids * (int(kind.max()) + 1) + kind, return_index=True, return_inverse=True)
             self.ids = ids.reshape(-1)
         self.forms = [_form(spec, *(int(kind[i]) for kind in kinds)) for i in first.tolist()]
@@ -52,14 +68,14 @@ class Forms:
         return self.forms[int(self.ids[record])]
 
     def start_of(self, record: int) -> bytes:
-        """All of a record that stands before the values of its first feature."""
+        """The bytes of a record before the values of its first feature."""
         form = self.of(record)
         return form.before_key + self.keys[record] + self._labels[record] + form.after_label
 
     def put(self, buffer: memoryview, first: int, starts: np.ndarray) -> None:
-        """Write what stands before the values of every feature into the records from `first` on.
+        """Write the bytes before the values of every feature into the records from `first` on.
 
-        `starts`, int64: where each is to start in `buffer`.
+        `starts`, int64, are their places in `buffer`.
         """
         last = first + len(starts)
         ids = self.ids[first:last]
@@ -102,7 +118,7 @@ def _form(spec: ShardSpec, key_size: int, label_size: int, *header_ids: int) -> 
         header = column.headers[header_id]
         shape = header.shape if spec.rows is None else header.shape[1:]
         features.append((column.feature, column.cast.to_name, shape, column.cast.nbytes(shape)))
-        is_direct = column.cast.is_exact and header.is_plain and not column.members
+        is_direct = column.cast.for_dtype(header.dtype).is_exact and header.is_plain and not column.members
         raws.append(header.raw if is_direct else None)
     layout = Layout.of(tuple(features))
     before_key = head(layout.example_size(key_size, label_size)) + layout.before_key(key_size, label_size)

@@ -21,6 +21,7 @@ from npy2tfrecord.formats.shard import unpacked
 from npy2tfrecord.formats.tfrecord import FOOT_BYTES, FRAME_BYTES, HEAD_BYTES, feet, foot, head
 from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.sources.record_sets import SourceShard, damaged, open_shard
+from npy2tfrecord.storage.in_flight import InFlight, remember, remembered
 
 BUFFER_BYTES = 4 * 2**20
 _MOST_VIEWS = 512  # of one read; systems allow 1,024
@@ -33,9 +34,10 @@ class Sink(Protocol):
     def write(self, data: memoryview) -> None: ...
 
 
-def copy_shard(spec: CopySpec, sink: Sink) -> None:
+def copy_shard(spec: CopySpec, sink: Sink, in_flight: int | None = None) -> None:
     """Give `sink` the bytes of a shard. Raises `InputError` for a record that is not what was written."""
-    with _Sources(spec) as sources:
+    requests = InFlight(in_flight, begin=remembered())
+    with _Sources(spec, requests) as sources, requests:  # whose threads end before the files are closed
         first, room = 0, BUFFER_BYTES
         buffer = memoryview(bytearray(min(BUFFER_BYTES, spec.size)))
         for i, size in enumerate(spec.record_sizes.tolist()):
@@ -48,13 +50,15 @@ def copy_shard(spec: CopySpec, sink: Sink) -> None:
             else:
                 room -= size
         _copy_window(spec, sources, buffer, first, len(spec), sink)
+        remember(requests.target)
 
 
 class _Sources:
     """The files that hold a shard's records, opened when they are needed."""
 
-    def __init__(self, spec: CopySpec) -> None:
+    def __init__(self, spec: CopySpec, requests: InFlight) -> None:
         self._spec = spec
+        self._requests = requests
         self._handles: dict[int, int] = {}
 
     def __enter__(self) -> _Sources:
@@ -64,18 +68,39 @@ class _Sources:
         for handle in self._handles.values():
             syscalls.close(handle)
 
-    def handle(self, shard: int) -> int:
-        handle = self._handles.get(shard)
-        if handle is None:
-            if len(self._handles) == _MAX_OPEN:
-                oldest = next(iter(self._handles))
-                syscalls.close(self._handles.pop(oldest))
-            handle = self._handles[shard] = _open(self._spec, shard)
-        return handle
+    def read_all(self, ranges: list[tuple[int, list[memoryview], int]]) -> None:
+        """Read ranges (shard, views, offset), sorted by shard, many at a time where storage waits."""
+        first = 0
+        while first < len(ranges):
+            shards: dict[int, None] = {}
+            last = first
+            while last < len(ranges) and (ranges[last][0] in shards or len(shards) < _MAX_OPEN):
+                shards[ranges[last][0]] = None
+                last += 1
+            self._open(shards)
+
+            def read(numbers: Iterator[int]) -> None:
+                for i in numbers:
+                    self._read(*ranges[i])
+
+            self._requests.run(read, range(first, last), lambda i: os.fsencode(self._spec.paths[ranges[i][0]]))
+            first = last
 
     def read(self, shard: int, views: list[memoryview], offset: int) -> None:
         """Fill the views, one behind the other in the file. Raises `InputError` where the file is shorter."""
-        handle, wanted = self.handle(shard), sum(map(len, views))
+        self._open({shard: None})
+        self._read(shard, views, offset)
+
+    def _open(self, shards: dict[int, None]) -> None:
+        missing = [shard for shard in shards if shard not in self._handles]
+        if len(self._handles) + len(missing) > _MAX_OPEN:
+            for shard in [shard for shard in self._handles if shard not in shards]:
+                syscalls.close(self._handles.pop(shard))
+        for shard in missing:
+            self._handles[shard] = _open(self._spec, shard)
+
+    def _read(self, shard: int, views: list[memoryview], offset: int) -> None:
+        handle, wanted = self._handles[shard], sum(map(len, views))
         try:
             done = syscalls.preadv(handle, views, offset) if syscalls.preadv else 0
             for view in views if done < wanted else ():  # a read may be cut short without the file being so
@@ -167,6 +192,7 @@ def _read_window(spec: CopySpec, sources: _Sources, first: int, views: list[list
     breaks = np.flatnonzero((ids[1:] != ids[:-1]) | (gaps > _GAP_BYTES)) + 1
     gap = memoryview(bytearray(_GAP_BYTES))
     records, gap_sizes, places = order.tolist(), [*gaps.tolist(), 0], begins.tolist()
+    ranges: list[tuple[int, list[memoryview], int]] = []
     for begin, end in zip([0, *breaks.tolist()], [*breaks.tolist(), len(records)], strict=True):
         shard = int(ids[begin])
         for part in range(begin, end, _MOST_VIEWS // 4):
@@ -176,7 +202,8 @@ def _read_window(spec: CopySpec, sources: _Sources, first: int, views: list[list
                 wanted += views[records[k]]
                 if k + 1 < stop and gap_sizes[k]:
                     wanted.append(gap[: gap_sizes[k]])
-            sources.read(shard, wanted, places[part])
+            ranges.append((shard, wanted, places[part]))
+    sources.read_all(ranges)
 
 
 def _copy_large(spec: CopySpec, sources: _Sources, buffer: memoryview, record: int, sink: Sink) -> None:

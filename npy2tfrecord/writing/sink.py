@@ -1,4 +1,4 @@
-"""Where a shard's bytes go: hashed, counted and, if asked for, compressed as a whole.
+"""The way of a shard's bytes into its file: hashed, counted and, if asked for, compressed as a whole.
 
 TensorFlow reads gzip and zlib streams. ISA-L writes both several times faster than zlib and is used
 where the `isal` package is installed; the records inside are the same.

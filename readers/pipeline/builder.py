@@ -264,6 +264,8 @@ class Builder:
         options.deterministic = self.options.is_deterministic
         # The numbers are chosen already; measuring every element costs a quarter of the speed.
         options.autotune.enabled = False
+        if self.strategy.threads:
+            options.threading.private_threadpool_size = self.strategy.threads
         policy = tf.data.experimental.AutoShardPolicy
         options.experimental_distribute.auto_shard_policy = policy.DATA if self.options.worker is None else policy.OFF
         return options

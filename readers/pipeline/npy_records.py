@@ -111,8 +111,11 @@ def _to_bytes(values: tf.Tensor) -> tf.Tensor:
 class NpyFiles:
     """Examples `first` to `first + count` of each part. An element is an example's columns."""
 
-    def __init__(self, examples: Examples, parts: Sequence[Part], decoders: Sequence[Decoder], label: bool) -> None:
+    def __init__(
+        self, examples: Examples, parts: Sequence[Part], decoders: Sequence[Decoder], label: bool, ahead: int = 1
+    ) -> None:
         self.parts = tuple(parts)
+        self._ahead = ahead  # files of a part that are read at the same time
         self._first = tf.constant([part.first for part in parts], tf.int64)
         self._count = tf.constant([part.count for part in parts], tf.int64)
         # Only what these parts need is put into the graph.
@@ -137,7 +140,7 @@ class NpyFiles:
         self._keys = tf.constant([key_table.key(int(source)) for source in key_sources], tf.string)
         self._labels = None
         if label and examples.labels is not None:
-            self._labels = tf.constant(examples.labels[used], tf.int64)
+            self._labels = tf.constant(examples.labels[used], examples.label_dtype)
 
     def blocks(self, part: tf.Tensor, size: int, drop_remainder: bool = False) -> tf.data.Dataset:
         """The examples of one part, `size` at a time."""
@@ -147,7 +150,10 @@ class NpyFiles:
         first = self._first[part]
         last = first + self._count[part]
         if not self._rows:
-            return tf.data.Dataset.range(first - self._low, last - self._low).map(_plain(self._example))
+            numbers = tf.data.Dataset.range(first - self._low, last - self._low)
+            if self._ahead == 1:
+                return numbers.map(_plain(self._example))
+            return numbers.map(_plain(self._example), num_parallel_calls=self._ahead, deterministic=True)
         begin = tf.searchsorted(self._segments, [first], side="right", out_type=tf.int64)[0] - 1
         end = tf.searchsorted(self._segments, [last], side="left", out_type=tf.int64)[0]
 

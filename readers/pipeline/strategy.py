@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.formats.npy import dtype_from_name
@@ -64,6 +64,15 @@ class Strategy:
     seekable: bool  # the middle of a shard is reached without reading what is before
     pieces: int  # that shards are cut into at least, to be read in random order
     decode_blocks: bool  # of EXAMPLES: decode a block at once, then cut it up
+    ahead: int = 1  # files that a lane reads at the same time, where storage waits
+    threads: int = 0  # of a pool of its own, which these need; 0 for TensorFlow's, a thread a core
+
+
+def waiting(strategy: Strategy, in_flight: int, example_bytes: float) -> Strategy:
+    """The strategy where each file is waited for, and reading is worth having `in_flight` of them under way."""
+    lanes = min(strategy.lanes, strategy.parallel)
+    fit = math.floor(READ_AHEAD_BYTES / max(strategy.lanes * example_bytes, 1))
+    return replace(strategy, ahead=max(1, min(in_flight // lanes, fit)), threads=in_flight)
 
 
 def method(info: FeatureInfo) -> Method:

@@ -7,6 +7,7 @@ earlier one is compared with that one's bytes in between; where they agree, its 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ class _Template:
     between: tuple[tuple[int, int, bytes], ...]  # start, stop and content of what must be the same
     places: tuple[tuple[str, int, int], ...]  # name, start and stop of each value
     label: tuple[int, int] | None
+    label_is_float: bool
     constants: dict[str, Any]  # shapes and dtypes
 
 
@@ -76,6 +78,7 @@ class Templates:
             tuple(each for each in between if each[2]),
             tuple((name, start, stop) for start, stop, name in spans if (start, stop) != label),
             label,
+            isinstance(columns.get(LABEL), tuple),
             _constants(columns),
         )
 
@@ -83,8 +86,8 @@ class Templates:
 def _constants(columns: dict[str, Any]) -> dict[str, Any]:
     """The columns that are the same for all examples with a template: `NAME/shape` and `NAME/dtype`."""
     shapes = {name: value for name, value in columns.items() if isinstance(value, list) and name != LABEL}
-    dtypes = {name: memoryview(bytes(value)) for name, value in columns.items() if name.endswith("/dtype")}
-    return shapes | dtypes
+    values = ((name, value) for name, value in columns.items() if name.endswith("/dtype"))
+    return shapes | {name: memoryview(bytes(value)) for name, value in values if isinstance(value, memoryview)}
 
 
 def _apply(template: _Template, data: memoryview) -> dict[str, Any] | None:
@@ -94,7 +97,9 @@ def _apply(template: _Template, data: memoryview) -> dict[str, Any] | None:
     columns = dict(template.constants)
     for name, start, stop in template.places:
         columns[name] = data[start:stop]
-    if template.label is not None:
+    if template.label is not None and template.label_is_float:
+        columns[LABEL] = struct.unpack("<f", data[slice(*template.label)])
+    elif template.label is not None:
         start, stop = template.label
         value = 0
         for shift, byte in enumerate(data[start:stop]):
@@ -108,11 +113,11 @@ def _apply(template: _Template, data: memoryview) -> dict[str, Any] | None:
 
 def _find_label(data: memoryview, value: Any) -> tuple[int, int] | None:
     """Where the label's number is, when the entry is as this package writes it."""
-    if not isinstance(value, list) or len(value) != 1:
+    if not isinstance(value, (list, tuple)) or len(value) != 1:
         return None
     entry = label_entry(value[0])
     found = bytes(data[:65536]).find(entry)
-    size = max(1, -(-(value[0] & (2**64 - 1)).bit_length() // 7))
+    size = 4 if isinstance(value, tuple) else max(1, -(-(value[0] & (2**64 - 1)).bit_length() // 7))
     return None if found < 0 else (found + len(entry) - size, found + len(entry))
 
 

@@ -143,7 +143,7 @@ RUNS: dict[str, tuple[Callable[[Path, int, Chance, float], Told], int, str]] = {
 @contextlib.contextmanager
 def always_workers() -> Iterator[None]:
     """Worker processes also for what is small."""
-    converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
+    converter._SECONDS_FOR_PROCESSES = 0
     yield
 
 

@@ -26,7 +26,7 @@ leave_evidence(sys.argv.pop(1))
 run = convert.run
 def run_with_workers(arguments):
     from npy2tfrecord.conversion import converter  # no sooner than the command imports it
-    converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
+    converter._SECONDS_FOR_PROCESSES = 0
     return run(arguments)
 convert.run = run_with_workers
 sys.exit(main.main())

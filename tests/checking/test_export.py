@@ -219,14 +219,14 @@ def test_pipe_in_the_way_does_not_hang(tmp_path: Path, monkeypatch: pytest.Monke
     ("keys", "message"),
     [
         (["X#0", "X#0"], "2 rows"),
-        (["X#0", "X#2"], "the last of which is number 2"),
+        (["X#0", "X#2"], "the last one is number 2"),
         (["X#0", "X#0", "X#3", "X#3"], "is there twice"),
         (["X#1", "X#1"], "is there twice"),
         (["X"], "has no number of a row"),
         (["X#"], "has no number of a row"),
         (["X#-1"], "has no number of a row"),
         (["X#999999999999999999999999"], "has no number of a row"),
-        (["X#999999999999999999"], "the last of which"),
+        (["X#999999999999999999"], "the last one is number"),
         (["../X#0"], "is no path below"),
     ],
 )

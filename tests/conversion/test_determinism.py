@@ -50,8 +50,7 @@ def expected(source: Path) -> dict[str, bytes]:
 @pytest.fixture
 def always_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Worker processes also for what is small."""
-    monkeypatch.setattr(converter, "_BYTES_FOR_PROCESSES", 0)
-    monkeypatch.setattr(converter, "_RECORDS_FOR_PROCESSES", 0)
+    monkeypatch.setattr(converter, "_SECONDS_FOR_PROCESSES", 0)
     monkeypatch.setattr(surveyor, "_TASKS_FOR_PROCESSES", 0)
     monkeypatch.setattr(headers, "_FILES_PER_TASK", 37)
 
@@ -141,7 +140,7 @@ def counted(call):
 syscalls.write, syscalls.rename = counted(syscalls.write), counted(syscalls.rename)
 sys.exit(main.main(sys.argv[2:]))
 """
-HOW = {"in one process": ("--jobs=1", ""), "in workers": ("--jobs=2", "converter._BYTES_FOR_PROCESSES = 0")}
+HOW = {"in one process": ("--jobs=1", ""), "in workers": ("--jobs=2", "converter._SECONDS_FOR_PROCESSES = 0")}
 NEVER = "0"
 
 
@@ -219,7 +218,7 @@ def test_everything_but_tf_data_runs_without_tensorflow(source: Path, tmp_path: 
 import os, sys
 from npy2tfrecord.commands import main
 from npy2tfrecord.conversion import converter
-converter._BYTES_FOR_PROCESSES = 0
+converter._SECONDS_FOR_PROCESSES = 0
 source, out, back = {str(source)!r}, {str(tmp_path / "out")!r}, {str(tmp_path / "back")!r}
 for words in (["scan", source], ["convert", "--jobs=2", "--labels=dirs", source, out], ["info", out],
               ["verify", "--jobs=2", out], ["export", out, back]):

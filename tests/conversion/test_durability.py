@@ -16,7 +16,7 @@ CODE = """
 import sys
 from npy2tfrecord.commands import main
 from npy2tfrecord.conversion import converter
-converter._BYTES_FOR_PROCESSES = 0
+converter._SECONDS_FOR_PROCESSES = 0
 sys.exit(main.main(sys.argv[1:]))
 """
 _LINE = re.compile(r"(?P<pid>\d+) +(?P<call>\w+)\((?P<rest>.*)\) += (?P<result>-?\d+)(?:<(?P<opened>.*)>)?")

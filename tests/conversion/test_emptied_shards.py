@@ -29,7 +29,7 @@ def source(tmp_path: Path) -> Path:
 def test_they_are_written_with_no_examples(
     jobs: int, source: Path, tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(converter, "_BYTES_FOR_PROCESSES", 0)
+    monkeypatch.setattr(converter, "_SECONDS_FOR_PROCESSES", 0)
     out = tmp_path / "out"
     words = ("convert", source, out, *WORDS, "--jobs", jobs)
     result = command(*words)

@@ -293,7 +293,7 @@ import os, signal, sys, time
 from npy2tfrecord.commands import main
 from npy2tfrecord.conversion import converter
 from npy2tfrecord.jobs import pool
-converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
+converter._SECONDS_FOR_PROCESSES = 0
 """
 STILLBORN = """
 def begin(parent):

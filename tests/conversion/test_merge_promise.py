@@ -36,13 +36,13 @@ class Case:
     order: list[int]  # of the parts, as arguments
     options: dict[str, Any]  # of the conversion of the whole
     late: bool  # the options of splits and shards are given to the merge only
-    labels: str  # "", "dirs", "words" or "numbers"
+    labels: str  # "", "dirs", "words", "numbers" or "floats"
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
     layout = draw(st.sampled_from(LAYOUTS))
-    labels = draw(st.sampled_from(["", "", "dirs", "words", "numbers"]))
+    labels = draw(st.sampled_from(["", "", "dirs", "words", "numbers", "floats"]))
     names = [f"{folder}{name}" for folder in FOLDERS for name in ("1", "2", "10", "1-b", "1#0")]
     if labels == "dirs":
         names = [name for name in names if "/" in name]
@@ -55,6 +55,7 @@ def cases(draw: st.DrawFn) -> Case:
         "seed": draw(st.sampled_from([0, 1, 2**64 - 1])),
         "compression": draw(st.sampled_from(["none", "none", "gzip", "zlib"])),
         "stats": draw(st.booleans()),
+        "sort": draw(st.sampled_from(["bytes", "natural"])),
     }
     if draw(st.booleans()):
         options["num_shards"] = draw(st.integers(1, 6))
@@ -124,7 +125,8 @@ def check(case: Case, root: Path) -> None:
     tables: dict[Path, list[str]] = {whole: []}
     for key, part in zip(case.keys, case.parts, strict=True):
         directory = root / f"part{part}"
-        label = str(rng.choice(WORDS)) if case.labels == "words" else str(rng.integers(-3, 300))
+        number = f"{rng.integers(-3, 300)}{'.5' * (case.labels == 'floats')}"
+        label = str(rng.choice(WORDS)) if case.labels == "words" else number
         for table in (whole, directory):
             tables.setdefault(table, []).append(f"{key},{label}\n")
         for path in _write(whole, key, case.layout, rng):
@@ -147,7 +149,7 @@ def check(case: Case, root: Path) -> None:
         assume(False)
     at_the_end = {} if not case.late else dict(case.options)
     early = dict(case.options) if not case.late else {}
-    for name in ("stats", "dtype"):
+    for name in ("stats", "dtype", "sort"):
         if name in at_the_end:
             early[name] = at_the_end.pop(name)
     for part in case.order:

@@ -141,7 +141,7 @@ def test_many_shards_are_open_one_after_the_other(
 
 @pytest.mark.parametrize("jobs", [2, 3])
 def test_workers_give_the_same(jobs: int, halves: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("npy2tfrecord.conversion.converter._RECORDS_FOR_PROCESSES", 0)
+    monkeypatch.setattr("npy2tfrecord.conversion.converter._SECONDS_FOR_PROCESSES", 0)
     merge([halves / "a", halves / "b"], tmp_path / "out", jobs=jobs, fsync=False)
     assert tree(tmp_path / "out") == tree(halves / "whole")
 
@@ -251,7 +251,7 @@ def _same_key(root: Path) -> None:
         (_other_rank, ("array (float32, rank 1)", "array (float32, rank 2)")),
         (_other_features, ("image (float32, rank 2)", "array (float32, rank 2)")),
         (_no_labels, ("the set has no labels", "whole has;")),
-        (_numbers, ("labels are plain numbers", "classes: c0, c1, c2")),
+        (_numbers, ("labels are int64 numbers", "classes: c0, c1, c2")),
         (_rows, ("the set has rows", "whole has no")),
         (_same_key, ("key 'c1/01' is also in",)),
     ],

@@ -30,6 +30,12 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     save(tmp_path / "data", {f"patient{p:02d}-{i}": np.ones(3) for p in range(40) for i in range(2)})
     save(tmp_path / "big", {"1": np.array([1, 1e6, -1e6])})
     save(tmp_path / "w", {"1": np.ones(3, ml_dtypes.bfloat16)})
+    np.savez(tmp_path / "utterances.npz", **{f"u{i:04d}": np.ones((i % 9 + 1, 4)) for i in range(100)})
+    mnist = {"x_train": np.ones((20, 4, 4), "u1"), "y_train": np.arange(20)}
+    np.savez(tmp_path / "mnist.npz", **mnist, x_test=np.ones((5, 4, 4), "u1"), y_test=np.arange(5))
+    save(tmp_path / "photos", {"1": np.ones(3), "._1.npy": np.ones(3)})
+    for name in (*"abc", *(f".{i}" for i in range(11))):
+        (tmp_path / "photos" / f"{name}.txt").touch()
     monkeypatch.chdir(tmp_path)
     for day, folder in (("monday", "cats"), ("tuesday", "dogs")):
         npy2tfrecord.convert("img", day, include=f"{folder}/*", fsync=False)

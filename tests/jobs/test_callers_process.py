@@ -39,7 +39,7 @@ from npy2tfrecord.conversion import converter
 from npy2tfrecord.conversion import surveyor
 from npy2tfrecord.sources import headers
 assert state() == before, "importing"
-converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
+converter._SECONDS_FOR_PROCESSES = 0
 surveyor._TASKS_FOR_PROCESSES, headers._FILES_PER_TASK = 1, 2
 
 def differs(what):
@@ -69,7 +69,7 @@ import joblib
 import npy2tfrecord
 from npy2tfrecord.conversion import converter
 
-converter._BYTES_FOR_PROCESSES = converter._RECORDS_FOR_PROCESSES = 0
+converter._SECONDS_FOR_PROCESSES = 0
 
 def pid():
     time.sleep(0.1)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from converted import Command, read_back, save, shards_of
 
 import npy2tfrecord
+import readers
 from npy2tfrecord.errors import ConflictError, DamageError, InputError, UsageError
 from npy2tfrecord.formats import manifest, manifest_parsing
 
@@ -22,7 +25,7 @@ def folders(tmp_path: Path) -> Path:
     return save(tmp_path / "d", {key: np.float32(i) for i, key in enumerate(KEYS)})
 
 
-def labels_of(out: Path) -> dict[str, int | None]:
+def labels_of(out: Path) -> dict[str, int | float | None]:
     return {key: example.label for key, example in read_back(out).items()}
 
 
@@ -39,7 +42,7 @@ def test_classes_are_the_first_folders_in_sorted_order(folders: Path, tmp_path: 
     assert made.labels == ("Birds", "cats", "dogs")
     assert shards_of(tmp_path / "out") == shards_of(tmp_path / "again")
     document = json.loads((tmp_path / "out" / "manifest.json").read_text())
-    assert document["labels"] == {"classes": ["Birds", "cats", "dogs"]}
+    assert document["labels"] == {"dtype": "int64", "classes": ["Birds", "cats", "dogs"]}
 
 
 def test_examples_of_each_class_are_counted_by_split(tmp_path: Path, command: Command) -> None:
@@ -147,11 +150,117 @@ def test_integers_stay(folders: Path, tmp_path: Path, numbers: list[int]) -> Non
     assert labels_of(tmp_path / "out") == dict(zip(KEYS, numbers, strict=True))
 
 
-@pytest.mark.parametrize("odd", ["1.0", "1_0", "٣", "0x1", "one"])
-def test_one_label_that_is_no_integer_makes_all_of_them_classes(folders: Path, tmp_path: Path, odd: str) -> None:
-    rows = "".join(f"{key},{n}\n" for key, n in zip(KEYS, ["10", "9", odd, "9", "10"], strict=True))
-    made = npy2tfrecord.convert(folders, tmp_path / "out", labels=table(tmp_path / "l.csv", "key,label\n" + rows))
-    assert made.labels == tuple(sorted(["10", "9", odd]))
+def by_key(path: Path, labels: Sequence[object], column: str = "label") -> Path:
+    rows = "".join(f"{key},{label}\n" for key, label in zip(KEYS, labels, strict=True))
+    return table(path, f"key,{column}\n" + rows)
+
+
+def test_integers_may_be_written_as_floats(tmp_path: Path) -> None:
+    keys = [f"s{i:02}" for i in range(12)]
+    source = save(tmp_path / "d", {key: np.float32(0) for key in keys})
+    rows = "".join(f"{key},{float(i)}\n" for i, key in enumerate(keys))
+    made = npy2tfrecord.convert(source, tmp_path / "out", labels=table(tmp_path / "l.csv", "key,label\n" + rows))
+    assert (made.labels, made.label_dtype) == ((), "int64")
+    assert labels_of(tmp_path / "out") == {key: i for i, key in enumerate(keys)}
+
+
+def test_integers_in_all_their_spellings(folders: Path, tmp_path: Path) -> None:
+    file = by_key(tmp_path / "l.csv", ["3", "3.0", "+3", "-1", "007."])
+    npy2tfrecord.convert(folders, tmp_path / "out", labels=file)
+    assert labels_of(tmp_path / "out") == dict(zip(KEYS, [3, 3, 3, -1, 7], strict=True))
+
+
+def test_other_numbers_are_targets(folders: Path, tmp_path: Path, command: Command) -> None:
+    file, out = by_key(tmp_path / "l.csv", ["1", "1.5", "1e-3", "-.25", "16777217"]), tmp_path / "out"
+    made = npy2tfrecord.convert(folders, out, labels=file, split="train=0.5,val=0.5", compression="none")
+    assert (made.labels, made.label_dtype, made.label_counts) == ((), "float32", {})
+    assert manifest_parsing.load(out) == made
+    assert json.loads((out / "manifest.json").read_text())["labels"] == {"dtype": "float32", "classes": []}
+    expected = dict(zip(KEYS, np.float32([1, 1.5, 1e-3, -0.25, 16777216]).tolist(), strict=True))
+    assert labels_of(out) == expected
+    feature = json.loads((out / "features.json").read_text())["featuresDict"]["features"]["label"]
+    assert feature["tensor"]["dtype"] == "float32"
+    assert ["label", "float32", "numbers"] in [line.split() for line in command.ok("info", out).out.splitlines()]
+    assert "label 0.001" in command.ok("show", out, "dogs/1").out
+    command.ok("verify", out, "--source", folders, "--labels", file)
+    source = readers.ArraySource(out, split="train")
+    for i in range(len(source)):
+        example = source[i]
+        assert (type(example["label"]), example["label"]) == (float, expected[example["key"]])
+
+
+def test_a_label_of_another_kind_than_the_manifest_says_is_damage(folders: Path, tmp_path: Path) -> None:
+    made = npy2tfrecord.convert(folders, tmp_path / "out", labels=by_key(tmp_path / "l.csv", [1, 2, 3, 4, 0.5]))
+    integers = replace(made, label_dtype="int64")
+    (tmp_path / "out" / "manifest.json").write_bytes(integers.encode())
+    with pytest.raises(DamageError, match="no int64 label"):
+        npy2tfrecord.verify(tmp_path / "out")
+    document = made.to_json() | {"labels": {"dtype": "float32", "classes": ["a"]}}
+    with pytest.raises(DamageError, match=r"labels\.classes"):
+        manifest_parsing.decode(json.dumps(document).encode())
+    document["labels"] = {"dtype": "float64", "classes": []}
+    with pytest.raises(DamageError, match=r"labels\.dtype"):
+        manifest_parsing.decode(json.dumps(document).encode())
+
+
+MIXED = {
+    ("10", "9", "nan", "9", "10"): ("1 of 5 labels are no numbers: line 4 ('nan')",),
+    ("1.5", "inf", "2", "x", "0"): ("2 of 5 labels are no numbers: line 3 ('inf'), line 5 ('x')",),
+    ("10", "9", "1_0", "9", "10"): ("line 4 ('1_0')", "words alone"),
+    ("10", "9", "٣", "9", "10"): ("line 4 ('٣')",),
+    ("10", "9", "0x1", "9", "10"): ("line 4 ('0x1')",),
+    ("cat", "7", "dog", "cat", "cat"): ("1 of 5 labels are numbers, the others words: line 3 ('7')",),
+    ("nan", "nan", "NaN", "-inf", "nan"): ("no finite number: line 2 ('nan')",),
+    ("0.5", "1e39", "0", "1", "2"): ("too large: line 3 ('1e39')", "float32"),
+}
+
+
+@pytest.mark.parametrize("labels", MIXED, ids=" ".join)
+def test_numbers_and_words_do_not_mix(folders: Path, tmp_path: Path, command: Command, labels: tuple[str, ...]) -> None:
+    file, out = by_key(tmp_path / "labels.csv", labels), tmp_path / "out"
+    command.refused(4, "labels.csv", *MIXED[labels], words=("convert", folders, out, "--labels", file), out=out)
+
+
+def test_folders_that_are_numbers_are_labels(tmp_path: Path, command: Command) -> None:
+    source = save(tmp_path / "d", {f"{i}/a": np.float32(i) for i in range(12)})
+    made = npy2tfrecord.convert(source, tmp_path / "out", labels="dirs")
+    assert made.labels == ()
+    assert labels_of(tmp_path / "out") == {f"{i}/a": i for i in range(12)}
+    save(source, {"other/a": np.float32(0)})
+    words = ("convert", source, tmp_path / "new", "--labels", "dirs")
+    command.refused(4, "1 of 13 labels are no numbers: folder other", words=words, out=tmp_path / "new")
+
+
+def test_tables_in_other_encodings_are_refused_by_line(folders: Path, tmp_path: Path, command: Command) -> None:
+    text = "key,label\n" + ROWS.replace("bird", "pájaro")
+    for encoding in ("utf-8", "utf-8-sig"):
+        file = table(tmp_path / "l.csv", text.encode(encoding))
+        made = npy2tfrecord.convert(folders, tmp_path / encoding, labels=file)
+        assert made.labels == ("cat", "dog", "pájaro")
+    words = ("convert", folders, tmp_path / "out", "--labels", tmp_path / "l.csv")
+    table(tmp_path / "l.csv", text.encode("latin-1"))
+    command.refused(4, "l.csv: line 5 is not UTF-8", "UTF-8", words=words, out=tmp_path / "out")
+    table(tmp_path / "l.csv", text.encode("utf-16"))
+    command.refused(4, "l.csv: line 1 is not UTF-8", words=words, out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("rows", [False, True])
+def test_a_key_matches_in_another_normal_form(tmp_path: Path, rows: bool) -> None:
+    composed, decomposed = "caf\u00e9/1", "cafe\u0301/1"
+    source = save(tmp_path / "d", {decomposed: np.zeros(2), "plain": np.zeros(2)})
+    file = table(tmp_path / "l.csv", f"key,label\n{composed},5\nplain,6\n")
+    npy2tfrecord.convert(source, tmp_path / "out", labels=file, rows=rows)
+    ends = ("#0", "#1") if rows else ("",)
+    expected = {f"{key}{end}": n for key, n in ((decomposed, 5), ("plain", 6)) for end in ends}
+    assert labels_of(tmp_path / "out") == expected
+
+
+def test_a_key_that_could_be_two_in_normal_form_is_not_guessed(tmp_path: Path, command: Command) -> None:
+    other = "a\u0323\u0307"  # of three spellings
+    source = save(tmp_path / "d", {other: np.zeros(2)})
+    file = table(tmp_path / "l.csv", "key,label\na\u0307\u0323,5\n\u1ea1\u0307,6\n")
+    words = ("convert", source, tmp_path / "out", "--labels", file)
+    command.refused(4, "1 key and line 2, 3 are all", "normalized", words=words, out=tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -170,8 +279,8 @@ def test_tables_as_other_programs_write_them(folders: Path, tmp_path: Path, text
     assert made.labels == ("bird", "cat", "dog")
 
 
-def test_keys_of_any_bytes(tmp_path: Path) -> None:
-    names = [b"\xff", b"a,b", b'say "x"', b"new\nline", b"-dash", b" space "]
+def test_keys_with_any_characters(tmp_path: Path) -> None:
+    names = [b"a,b", "ü".encode(), b'say "x"', b"new\nline", b"-dash", b" space "]
     (tmp_path / "d").mkdir()
     for name in names:
         np.save((tmp_path / "d").joinpath(name.decode("utf-8", "surrogateescape") + ".npy"), 1.0)
@@ -194,8 +303,8 @@ BAD = {
     "key,label\n" + ROWS.replace("dogs/1,dog", "dogs/1,dog,1"): "line 4 has 3 values",
     "key,label\n" + ROWS.replace("dogs/1,dog", "dogs/1, "): "line 4 has no label",
     "key,label\n" + '"cats/1': "no proper CSV",
-    "key,label\n" + "".join(f"{key},{2**63}\n" for key in KEYS): "line 2 has the label 9223372036854775808",
-    "key,label\n" + "".join(f"{key},1{'0' * 5000}\n" for key in KEYS): "line 2 has the label 1000",
+    "key,label\n" + "".join(f"{key},{2**63}\n" for key in KEYS): "too large: line 2 ('9223372036854775808')",
+    "key,label\n" + "".join(f"{key},1{'0' * 5000}\n" for key in KEYS): "too large: line 2 ('1000",
 }
 
 
@@ -248,6 +357,121 @@ def test_table_that_changed_is_other_data(folders: Path, tmp_path: Path, command
         npy2tfrecord.convert(folders, out, labels=file)
     command.ok("convert", folders, out, "--labels", file, "--overwrite")
     assert manifest_parsing.load(out).labels == ("bird", "cat", "wolf")
+
+
+# --- by a regular expression
+
+
+def test_what_is_found_in_the_key_is_the_label(tmp_path: Path, command: Command) -> None:
+    keys = ["site1/dog/a-10", "site1/cat/b-9", "site2/cat/c-9"]
+    source = save(tmp_path / "d", {key: np.zeros(2) for key in keys})
+    made = npy2tfrecord.convert(source, tmp_path / "second", label_by="^[^/]*/([^/]*)/")
+    assert made.labels == ("cat", "dog")
+    assert labels_of(tmp_path / "second") == dict(zip(keys, [1, 0, 0], strict=True))
+    command.ok("convert", source, tmp_path / "number", "--label-by", "[0-9]+$")
+    assert labels_of(tmp_path / "number") == dict(zip(keys, [10, 9, 9], strict=True))
+    command.ok("verify", tmp_path / "number", "--source", source)
+    npy2tfrecord.convert(source, tmp_path / "rows", label_by="[0-9]+$", rows=True)  # not the number of the row
+    assert labels_of(tmp_path / "rows")["site2/cat/c-9#1"] == 9
+    assert "nothing left to do" in command.ok("convert", source, tmp_path / "number", "--label-by", "[0-9]+$").out
+    assert command("convert", source, tmp_path / "number", "--label-by", "[0-9]+").code == 6
+
+
+def test_keys_without_a_label_are_named(tmp_path: Path, command: Command) -> None:
+    source, out = save(tmp_path / "d", dict.fromkeys(("a-1", "b-2", "c", "d-x", "e-"), 1.0)), tmp_path / "out"
+    words = ("convert", source, out)
+    command.refused(2, "finds nothing in 3 keys, e.g. c, d-x, e-", words=(*words, r"--label-by=-(\d*)\Z"), out=out)
+    command.refused(2, "finds nothing in 1 key, e.g. e-", words=(*words, r"--label-by=([^-]*)\Z"), out=out)
+    command.refused(
+        4, "2 of 5 labels are numbers", "the one in key a-1", words=(*words, "--label-by=[0-9c-e]"), out=out
+    )
+    command.refused(2, "no regular expression", words=(*words, "--label-by=("), out=out)
+    command.refused(2, "both given", words=(*words, "--label-by=.", "--labels", "dirs"), out=out)
+
+
+# --- an array of labels
+
+
+def test_an_array_has_labels_by_row_for_every_file(tmp_path: Path, command: Command) -> None:
+    source = save(tmp_path / "d", {"blur": np.zeros((3, 2)), "noise": np.zeros((3, 2))})
+    np.save(tmp_path / "y.npy", np.array([5, 0, 7], dtype=">u2"))
+    made = npy2tfrecord.convert(source, tmp_path / "out", rows=True, labels=tmp_path / "y.npy")
+    assert (made.labels, made.label_dtype) == ((), "int64")
+    expected = {f"{file}#{row}": label for file in ("blur", "noise") for row, label in enumerate((5, 0, 7))}
+    assert labels_of(tmp_path / "out") == expected
+    command.ok("verify", tmp_path / "out", "--source", source, "--labels", tmp_path / "y.npy")
+    words = ("convert", "--rows", source, tmp_path / "out", "--labels", tmp_path / "y.npy")
+    assert "nothing left to do" in command.ok(*words).out
+    np.save(tmp_path / "y.npy", np.array([5, 0, 8], dtype=">u2"))
+    assert command(*words).code == 6
+
+
+@pytest.mark.parametrize(
+    ("array", "classes", "labels"),
+    [
+        (np.array(["dog", "cat", "dog"]), ("cat", "dog"), [1, 0, 1]),
+        (np.array(["hund", "katze", "hund"], dtype=">U9"), ("hund", "katze"), [0, 1, 0]),
+        (np.array([b"dog", b"cat", "\u00fc".encode()]), ("cat", "dog", "\u00fc"), [1, 0, 2]),
+        (np.array(["10", "9.0", "-1"]), (), [10, 9, -1]),
+        (np.array(["10", "9.5", "-1"]), (), [10.0, 9.5, -1.0]),
+        (np.array([True, False, True]), (), [1, 0, 1]),
+        (np.array([[3], [4], [5]]), (), [3, 4, 5]),
+        (np.array([1.0, 2.0, 3.0], dtype=np.float16), (), [1, 2, 3]),
+        (np.array([1.0, 2.5, 1e30]), (), [1.0, 2.5, float(np.float32(1e30))]),
+        (np.array([1, 2**40, -(2**63)]), (), [1, 2**40, -(2**63)]),
+    ],
+    ids=repr,
+)
+def test_arrays_of_labels(tmp_path: Path, array: np.ndarray, classes: tuple[str, ...], labels: list[float]) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    np.save(tmp_path / "y.npy", array)
+    made = npy2tfrecord.convert(tmp_path / "x.npy", tmp_path / "out", rows=True, labels=str(tmp_path / "y.npy"))
+    assert made.labels == classes
+    found = labels_of(tmp_path / "out")
+    assert [found[f"x#{i}"] for i in range(3)] == labels
+    assert {type(label) for label in found.values()} == {type(labels[0])}
+
+
+@pytest.mark.parametrize(
+    ("array", "parts"),
+    [
+        (np.zeros(4), ("4 labels", "3, one for each row of", "x.npy")),
+        (np.zeros((3, 2)), ("labels of shape (3, 2)",)),
+        (np.float32(1), ("labels of shape ()",)),
+        (np.zeros(3, complex), ("complex128",)),
+        (np.array(["2020-01-01"] * 3, "M8[D]"), ("datetime64",)),
+        (np.array([1, np.nan, np.inf]), ("row 1 (nan), row 2 (inf)", "finite")),
+        (np.array([1.5, 1e300, 0]), ("row 1 (1e+300)", "float32")),
+        (np.array([1, 2**63, 3], dtype=np.uint64), ("row 1 (9223372036854775808)",)),
+        (np.array(["1", "2", "x"]), ("1 of 3 labels are no numbers: row 2 ('x')",)),
+        (np.array(["a", "", "x"]), ("empty: row 1",)),
+        (np.array([b"a", b"\xff", b"x"]), ("row 1", "UTF-8")),
+        (np.array([1, None, "x"], dtype=object), ("y.npy", "object")),
+    ],
+    ids=repr,
+)
+def test_bad_arrays_of_labels(tmp_path: Path, command: Command, array: Any, parts: tuple[str, ...]) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((3, 2)))
+    np.save(tmp_path / "y.npy", array)
+    words = ("convert", "--rows", tmp_path / "x.npy", tmp_path / "out", "--labels", tmp_path / "y.npy")
+    command.refused(4, "y.npy", *parts, words=words, out=tmp_path / "out")
+
+
+def test_an_array_of_labels_goes_with_rows_and_is_no_source(tmp_path: Path, command: Command) -> None:
+    source, out = save(tmp_path / "d", {"x": np.zeros(3), "labels": np.zeros(3)}), tmp_path / "out"
+    words = ("convert", source, out, "--labels", source / "labels.npy")
+    command.refused(2, "goes with rows", "columns key and label", words=words, out=out)
+    command.refused(2, "--exclude", words=(*words, "--rows"), out=out)
+    command.ok(*words, "--rows", "--exclude", "labels.npy")
+    words = ("convert", "--rows", source, tmp_path / "new", "--labels", tmp_path / "none.npy")
+    command.refused(2, "none.npy", "No such file", words=words, out=tmp_path / "new")
+    np.save(tmp_path / "all.npy", np.zeros(6))
+    words = ("convert", "--rows", source, tmp_path / "new", "--labels", tmp_path / "all.npy")
+    command.refused(4, "count from 0 in each", words=words, out=tmp_path / "new")
+    whole = (source / "x.npy").read_bytes()
+    (tmp_path / "cut.npy").write_bytes(whole[:-1])
+    words = ("convert", "--rows", source, tmp_path / "new", "--labels", tmp_path / "cut.npy")
+    command.refused(4, "cut.npy", "truncated", words=words, out=tmp_path / "new")
 
 
 def test_feature_called_label_is_in_the_way(folders: Path, tmp_path: Path) -> None:

@@ -28,6 +28,12 @@ def test_rows_compare_as_numbers() -> None:
     assert [keys[i] for i in sort_keys(keys, rows=True).tolist()] == [b"a#0#2", b"x#9", b"x#10", b"x-#0", b"x/a#1"]
 
 
+def test_in_natural_order_numbers_count_as_numbers() -> None:
+    keys = [b"b10", b"b9", b"a10/x", b"a9/x", b"b09", b"a9/b/1"]
+    expected = [b"b09", b"b9", b"b10", b"a9/x", b"a9/b/1", b"a10/x"]
+    assert [keys[i] for i in sort_keys(keys, rows=False, natural=True).tolist()] == expected
+
+
 def test_in_order_the_records_are_sorted_by_their_keys(tmp_path: Path) -> None:
     save(tmp_path / "in", {name: np.arange(3) for name in NAMES})
     convert(tmp_path / "in", tmp_path / "out", shuffle=False, num_shards=4, fsync=False)

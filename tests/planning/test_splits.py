@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from converted import Command, read_back, save, shards_of
 
 import npy2tfrecord
+import readers
 from npy2tfrecord.errors import InputError, UsageError
+from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.planning.plan import Split
 
 THIRDS = "train=0.8,val=0.1,test=0.1"
@@ -138,7 +141,7 @@ def test_files_outside_the_folders_of_splits(tmp_path: Path, command: Command) -
     command.refused(4, "d/2.npy", "1 sources like this one", "first directory", words=words, out=tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["my data", "naïve", ".hidden", "a.b"])
+@pytest.mark.parametrize("name", ["my data", "naïve", "a.b"])
 def test_folders_that_cannot_be_splits(tmp_path: Path, command: Command, name: str) -> None:
     save(tmp_path / "d", {f"{name}/1": 1.0, "train/1": 1.0})
     words = ("convert", tmp_path / "d", tmp_path / "out", "--split", "dirs")
@@ -195,8 +198,8 @@ def test_expressions_match_text_not_bytes(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (["--split", "train=1", "--split-by", "("], "no regular expression"),
-        (["--split-by", "p"], "goes with fractions"),
-        (["--split", "dirs", "--split-by", "p"], "goes with fractions"),
+        (["--split-by", "p"], "goes with fractions or folds"),
+        (["--split", "dirs", "--split-by", "p"], "goes with fractions or folds"),
         (["--split", "train=1", "--split-by", "^q"], "finds nothing in 600 keys, e.g. p00/0000"),
         (["--split", "train=0.5,val=0.5", "--split-by", "^p"], "'^p' are too few"),
     ],
@@ -205,6 +208,124 @@ def test_groups_that_make_no_sense(
     many: Path, tmp_path: Path, command: Command, options: list[str], message: str
 ) -> None:
     command.refused(2, message, words=("convert", many, tmp_path / "out", *options), out=tmp_path / "out")
+
+
+def sizes_of(out: Path) -> dict[str, int]:
+    return dict(Counter(splits_of(out).values()))
+
+
+@pytest.mark.parametrize("folds", [2, 5, 7, 600])
+def test_folds_are_as_even_as_can_be(many: Path, tmp_path: Path, folds: int) -> None:
+    made = npy2tfrecord.convert(many, tmp_path / "out", split=f"{folds}-fold", num_shards=1, fsync=False, dry_run=True)
+    assert list(made.splits) == [f"fold{i}" for i in range(folds)]
+    sizes = [sum(shard.examples for shard in shards) for shards in made.splits.values()]
+    assert sum(sizes) == 600
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_folds_are_drawn_by_the_seed(many: Path, tmp_path: Path, command: Command) -> None:
+    command.ok("convert", many, tmp_path / "a", "--split", "5-fold")
+    npy2tfrecord.convert(many, tmp_path / "b", split="5-fold", jobs=2)
+    npy2tfrecord.convert(many, tmp_path / "c", split="5-fold", seed=1)
+    assert shards_of(tmp_path / "a") == shards_of(tmp_path / "b")
+    first, other = splits_of(tmp_path / "a"), splits_of(tmp_path / "c")
+    moved = sum(first[key] != other[key] for key in first)
+    assert 400 < moved < 560  # four of five, on average
+    command.ok("verify", tmp_path / "a", "--source", many)
+    assert len(readers.ArraySource(tmp_path / "a", split="fold3")) == 120
+
+
+def test_folds_of_patients(tmp_path: Path) -> None:
+    scans = {f"patient{p:02}/scan{i}": np.float32(i) for p in range(12) for i in range(5)}
+    source = save(tmp_path / "d", scans)
+    npy2tfrecord.convert(source, tmp_path / "out", split="4-fold", split_by="^[^/]+")
+    patients: dict[str, set[str]] = defaultdict(set)
+    for key, split in splits_of(tmp_path / "out").items():
+        patients[split].add(key.split("/")[0])
+    assert sorted(len(group) for group in patients.values()) == [3, 3, 3, 3]
+    assert sizes_of(tmp_path / "out") == {f"fold{i}": 15 for i in range(4)}
+
+
+@pytest.mark.parametrize(
+    ("groups", "folds", "sizes"),
+    [
+        ([9, 5, 5, 4], 2, [10, 13]),
+        ([16, 15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5], 4, [30, 31, 32, 33]),
+        ([100, *[1] * 11], 4, [3, 4, 4, 100]),
+        ([1] * 3, 3, [1, 1, 1]),
+    ],
+)
+def test_folds_of_groups_of_several_sizes(tmp_path: Path, groups: list[int], folds: int, sizes: list[int]) -> None:
+    source = save(tmp_path / "d", {f"g{g}-{i}": np.float32(0) for g, size in enumerate(groups) for i in range(size)})
+    npy2tfrecord.convert(source, tmp_path / "out", split=f"{folds}-fold", split_by="g[0-9]+", fsync=False)
+    assert sorted(sizes_of(tmp_path / "out").values()) == sizes
+    assert len({(key.split("-")[0], split) for key, split in splits_of(tmp_path / "out").items()}) == len(groups)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--split", "601-fold"], "600 examples are too few for 601 folds"),
+        (["--split", "61-fold", "--split-by", "p[0-9]+"], "60 groups by 'p[0-9]+' are too few for 61 folds"),
+        (["--split", "1-fold"], "number of folds 1: expected 2 to 1000"),
+        (["--split", "0-fold"], "number of folds 0"),
+        (["--split", "five-fold"], "folds like '5-fold'"),
+        (["--split", "5-fold", "--split-by", "q"], "finds nothing in 600 keys"),
+    ],
+)
+def test_folds_that_make_no_sense(many: Path, tmp_path: Path, command: Command, words: list[str], message: str) -> None:
+    command.refused(2, message, words=("convert", many, tmp_path / "out", *words), out=tmp_path / "out")
+
+
+def split_table(path: Path, splits: Mapping[str, str]) -> Path:
+    path.write_text("key,split\n" + "".join(f"{key},{split}\n" for key, split in splits.items()))
+    return path
+
+
+def test_splits_from_a_table(tmp_path: Path, command: Command) -> None:
+    keys = [f"{i:02}" for i in range(12)]
+    source, out = save(tmp_path / "d", dict.fromkeys(keys, 1.0)), tmp_path / "out"
+    splits = {key: ("train", "val", "test-1")[i % 3] for i, key in enumerate(reversed(keys))}
+    file = split_table(tmp_path / "splits.csv", splits)
+    command.ok("convert", source, out, "--split", file)
+    assert splits_of(out) == splits
+    assert list(manifest_parsing.load(out).splits) == ["test-1", "train", "val"]
+    assert "nothing left to do" in command.ok("convert", source, out, "--split", file).out
+    command.ok("verify", out, "--source", source, "--split", file)
+    command.refused(2, "--split FILE", words=("verify", out, "--source", source))
+    shard = out / "val-00000-of-00001.tfrecord"
+    whole = shard.read_bytes()
+    shard.unlink()
+    command.ok("convert", source, out, "--split", file)
+    assert shard.read_bytes() == whole
+    split_table(file, splits | {"03": "val"})
+    assert command("convert", source, out, "--split", file).code == 6
+    assert command("verify", out, "--source", source, "--split", file).code == 7
+    npy2tfrecord.convert(source, tmp_path / "path", split=Path(file), fsync=False)
+    assert splits_of(tmp_path / "path") == splits | {"03": "val"}
+
+
+def test_a_table_of_splits_that_does_not_fit(tmp_path: Path, command: Command) -> None:
+    source, out = save(tmp_path / "d", dict.fromkeys(["a", "b", "c"], 1.0)), tmp_path / "out"
+    file = split_table(tmp_path / "s.csv", {"a": "train", "b": "val", "x": "test"})
+    words = ("convert", source, out, "--split", file)
+    command.refused(4, "s.csv", "no split for 1 key, e.g. c", "on line 4 (x)", words=words, out=out)
+    assert command(*words, "--missing", "skip").code == 3
+    assert splits_of(out) == {"a": "train", "b": "val"}
+    words = ("convert", source, tmp_path / "new", "--split", file)
+    split_table(file, {"a": "train", "b": "my split", "c": "val"})
+    command.refused(4, "line 3 has the split 'my split'", words=words, out=tmp_path / "new")
+    file.write_text("key,label\na,train\n")
+    command.refused(4, "line 1 reads 'key,label'; expected key,split", words=words, out=tmp_path / "new")
+    words = ("convert", source, tmp_path / "new", "--split", tmp_path / "none.csv")
+    command.refused(2, "none.csv", "No such file", words=words, out=tmp_path / "new")
+
+
+def test_rows_are_split_by_the_table_of_their_files(tmp_path: Path) -> None:
+    source = save(tmp_path / "d", {"a": np.zeros(2), "b": np.zeros(3)})
+    file = split_table(tmp_path / "s.csv", {"a": "train", "b": "val"})
+    npy2tfrecord.convert(source, tmp_path / "out", rows=True, split=str(file))
+    assert sizes_of(tmp_path / "out") == {"train": 2, "val": 3}
 
 
 def test_errors_are_those_of_the_library(tmp_path: Path) -> None:

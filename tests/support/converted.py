@@ -21,7 +21,7 @@ class Example(NamedTuple):
     """One record as read back."""
 
     arrays: dict[str, np.ndarray]
-    label: int | None
+    label: int | float | None
     split: str
     shard: str
 
@@ -39,7 +39,7 @@ def read_back(out: Path) -> dict[str, Example]:
                 key = os.fsdecode(key_of(example))
                 assert key not in examples, f"{key} is there twice"
                 label = example.get("label")
-                number = label[0] if isinstance(label, list) else None
+                number = label[0] if isinstance(label, (list, tuple)) else None
                 arrays = {info.name: array_of(example, info).copy() for info in made.features}
                 examples[key] = Example(arrays, number, split, shard.file)
                 count += 1

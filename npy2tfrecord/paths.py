@@ -1,0 +1,41 @@
+"""Paths as people give them: URLs and home directories."""
+
+from __future__ import annotations
+
+import os
+import re
+from urllib.parse import unquote_to_bytes
+
+from npy2tfrecord.errors import UsageError, display
+
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
+# `pathlib.Path("gs://bucket/x")` is `gs:/bucket/x`: these are no folders of this machine either.
+_COLLAPSED_URL = re.compile(r"(s3a?|gs|gcs|az|abfss?|adl|wasbs?|hdfs|https?|ftps?|file):/(?!/)(.*)", re.DOTALL)
+
+
+def local_path(path: str | bytes | os.PathLike[str], what: str) -> str:
+    """The path on this machine that `path` stands for: a `file://` URL is decoded, `~` is the home directory.
+
+    Raises `UsageError`, which names `what` the path is for, where it is the URL of another place.
+    """
+    text = os.fsdecode(path)
+    if match := _URL.fullmatch(text):
+        return _decoded(match, text, what, match[2])
+    if isinstance(path, os.PathLike) and (match := _COLLAPSED_URL.fullmatch(text)):
+        return _decoded(match, text, what, "/" + match[2])
+    if text.startswith("~") and not os.path.lexists(text.partition("/")[0]):
+        return os.path.expanduser(text)
+    return text
+
+
+def _decoded(match: re.Match[str], url: str, what: str, rest: str) -> str:
+    host, slash, below = rest.partition("/")
+    if match[1].lower() != "file" or host not in ("", "localhost"):
+        place = f"{match[1]}://" if match[1].lower() != "file" else f"another machine ({host})"
+        raise UsageError(
+            f"{what} {display(url)!r}: {place} is not supported; expected a path on this machine or file:///PATH"
+        )
+    decoded = os.fsdecode(unquote_to_bytes((slash + below).encode("utf-8", "surrogateescape")))
+    if not slash or "\0" in decoded:
+        raise UsageError(f"{what} {display(url)!r}: expected file:///PATH")
+    return decoded

@@ -1,0 +1,182 @@
+"""Files of a local or network file system: the loops over requests that `InFlight` runs.
+
+A kind of storage is a module like this one: what identifies the state of a file there, and a loop for each kind of
+request. The loops run once for every file, so they look up as little as they can, and leave to `odd` whatever isn't
+as it should be: who asked reads that one file again with care, and finds out what is wrong.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from npy2tfrecord import syscalls
+from npy2tfrecord.storage.kept import MOST_FILE_BYTES, KeptFiles
+
+_PASSING = frozenset({errno.ESTALE, errno.EAGAIN, errno.EINTR})  # a server that was restarted, a file that was replaced
+_PAUSES_SECONDS = (0.01, 0.05, 0.25)
+
+Result = TypeVar("Result")
+
+# Odd, so that two sizes with the same time never have the same stamp, nor two times with the same size.
+_STAMP_FACTOR = 0x9E3779B97F4A7C15
+_STAMP_MASK = 2**63 - 1
+
+
+def stamp(status: os.stat_result) -> int:
+    """A file's size and time of modification as one number of 63 bits: another one means that the content changed.
+
+    The inode and the time of the last change of status have no part in it. Both change without the content: by
+    `chmod`, by a hard link, and on network file systems that number their files anew.
+    """
+    return (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether an error, or what it was raised from, is one that passes by itself."""
+    return (isinstance(error, OSError) and error.errno in _PASSING) or (
+        error.__cause__ is not None and is_passing(error.__cause__)
+    )
+
+
+def patiently(call: Callable[[], Result]) -> Result:
+    """What `call` returns. Errors that pass by themselves are waited for a few times; all others are raised at once."""
+    for pause in _PAUSES_SECONDS:
+        try:
+            return call()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+        time.sleep(pause)
+    return call()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WholeFiles:
+    """Requests for whole files, in columns.
+
+    File i must hold `starts[i]`, then what fills `views[i]`, then nothing, and have the stamp `stamps[i]`.
+    """
+
+    paths: Sequence[bytes]
+    starts: Sequence[bytes]
+    views: Sequence[memoryview]
+    stamps: Sequence[int]
+    done: Callable[[int], None]
+    odd: Callable[[int, OSError | None], None]
+
+    def read(self, numbers: Iterator[int]) -> None:
+        """Read those files: open, one read of start, values and a byte more, status, close."""
+        paths, starts, views, stamps, done, odd = (
+            self.paths,
+            self.starts,
+            self.views,
+            self.stamps,
+            self.done,
+            self.odd,
+        )
+        opening, flags, closing = syscalls.open, syscalls.READ_FLAGS, syscalls.close
+        fstat, readv = syscalls.fstat, syscalls.readv
+        began, tail = bytearray(), bytearray(1)
+        for i in numbers:
+            start, view = starts[i], views[i]
+            if len(began) != len(start):
+                began = bytearray(len(start))
+            try:
+                handle = opening(paths[i], flags)
+                try:
+                    count = readv(handle, (began, view, tail))
+                    status = fstat(handle)
+                finally:
+                    closing(handle)
+            except OSError as error:
+                odd(i, error)
+                continue
+            if (
+                count == len(start) + len(view)  # a read may be cut short without the file being so
+                and began == start
+                and stamp(status) == stamps[i]
+            ):
+                done(i)
+            else:
+                odd(i, None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileStarts:
+    """Requests for the first `size` bytes of files, and their status; small files are read whole where `kept` has room.
+
+    `take` gets number, start, status, the place in `kept`, or -1, and whether it can have more. It returns how many
+    bytes it needs when these are too few, and is called once more with as many of them as there are.
+    """
+
+    paths: Sequence[bytes]
+    size: int
+    take: Callable[[int, bytes, os.stat_result, int, bool], int]
+    odd: Callable[[int, OSError], None]
+    kept: KeptFiles | None = None
+
+    def read(self, numbers: Iterator[int]) -> None:
+        """Read the start of those files: open, status, one read, close."""
+        paths, size, take, kept = self.paths, self.size, self.take, self.kept
+        opening, flags, closing = syscalls.open, syscalls.READ_FLAGS, syscalls.close
+        fstat, pread = syscalls.fstat, syscalls.pread
+        for i in numbers:
+            try:
+                handle = opening(paths[i], flags)
+                try:
+                    status, place = fstat(handle), -1
+                    if (
+                        kept is not None
+                        and 0 < status.st_size <= MOST_FILE_BYTES
+                        and (room := kept.room(status.st_size)) is not None
+                    ):
+                        place, memory = room
+                        count = syscalls.readv(handle, (memory,))
+                        start = bytes(memory[: min(count, size)])
+                        if count != status.st_size or stamp(fstat(handle)) != stamp(status):
+                            place = -1  # cut short, or it is being written
+                    else:
+                        start = pread(handle, size, 0)
+                    if wanted := take(i, start, status, place, True):
+                        start += pread(handle, wanted - len(start), len(start))
+                        take(i, start, status, place, False)
+                finally:
+                    closing(handle)
+            except OSError as error:
+                self.odd(i, error)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranges:
+    """Requests for ranges of open files: what is at `offsets[i]` of file `handles[i]` fills the buffers `views[i]`.
+
+    `odd` gets the number of a range that wasn't filled, and the reason where the system gave one.
+    """
+
+    handles: Sequence[int]
+    offsets: Sequence[int]
+    views: Sequence[Sequence[memoryview]]
+    odd: Callable[[int, OSError | None], None]
+
+    def read(self, numbers: Iterator[int]) -> None:
+        """Read those ranges: one call each."""
+        handles, offsets, views, odd = self.handles, self.offsets, self.views, self.odd
+        preadv = syscalls.preadv
+        for i in numbers:
+            try:
+                if preadv is not None:
+                    count = preadv(handles[i], views[i], offsets[i])
+                else:
+                    count = 0
+                    for view in views[i]:
+                        count += syscalls.read_into(handles[i], view, offsets[i] + count)
+            except OSError as error:
+                odd(i, error)
+                continue
+            if count != sum(map(len, views[i])):
+                odd(i, None)
