@@ -16,8 +16,7 @@ import numpy as np
 import xxhash
 
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.formats.dtypes import time_from_name
-from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.formats.dtypes import dtype_from_name, time_from_name
 
 FILE_NAME = "manifest.json"
 INDEX_DIR = "index"

@@ -15,6 +15,22 @@ from npy2tfrecord.sources.table import SourceTable
 _KEYS_AT_ONCE = 1 << 16
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What earlier sets hold: the examples that have a source now, and the keys that have none (`gone`).
+
+    Of these examples, `changed` are those whose record has another size now.
+    """
+
+    examples: int
+    gone: int
+    changed: int
+
+    def to_json(self) -> dict[str, int]:
+        """The counts as `manifest.json` holds them."""
+        return {"examples": self.examples, "gone": self.gone, "changed": self.changed}
+
+
 @dataclass
 class Examples:
     """What will be records, in columns: example i has source `sources[f][i]` of feature f.
@@ -30,6 +46,7 @@ class Examples:
     splits: np.ndarray | None = None  # the number of its split, where a table has them
     split_names: tuple[str, ...] = ()
     skipped: list[Skipped] = field(default_factory=list)
+    known: Known | None = None  # what earlier data sets hold, where such examples are left out
     _hashes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # by seed
 
     def __len__(self) -> int:

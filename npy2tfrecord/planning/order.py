@@ -27,6 +27,10 @@ class Keyed(Protocol):
     splits: np.ndarray | None  # the number of its split, where it is given
     split_names: tuple[str, ...]
 
+    @property
+    def known(self) -> object:
+        """What earlier data sets hold, None where nothing was left out because of them."""
+
     def __len__(self) -> int: ...
 
     def keys(self, first: int = 0, last: int | None = None) -> list[bytes]:

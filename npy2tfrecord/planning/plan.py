@@ -134,6 +134,10 @@ class Arrangement:
         """The names of all shards."""
         return [file for split in self.splits for file, _ in split.shards()]
 
+    def files_of_part(self, number: int, count: int) -> list[str]:
+        """The shards of one of `count` parts, which are numbered from 1: every `count`-th."""
+        return self.files[number - 1 :: count]
+
     def shard_sizes(self) -> dict[str, int]:
         """The bytes of every shard."""
         return {

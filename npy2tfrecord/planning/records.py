@@ -35,6 +35,7 @@ class Records:
     labels: tuple[np.ndarray, np.ndarray] | None = None
     splits: np.ndarray | None = None  # the number of its split, where records stay in it
     split_names: tuple[str, ...] = ()
+    known: None = None
     _hashes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # by seed
 
     def __len__(self) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord.errors import DamageError
-from npy2tfrecord.formats.npy import EXTENSION_NAMES
+from npy2tfrecord.formats.dtypes import EXTENSION_NAMES
 
 _BLOCK_VALUES = 1 << 17  # as float64, 1 MiB: what a block costs by itself is little, and a processor has it in a cache
 _DIGITS = 12  # of mean and deviation
