@@ -124,14 +124,11 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
-    """What will be written: sizes of all records, and where each goes."""
+class Arrangement:
+    """Which record goes into which shard, and the bytes of each, framing included."""
 
-    examples: Examples
-    casts: tuple[Cast, ...]
     record_sizes: np.ndarray
     splits: tuple[Split, ...]
-    channels: tuple[int, ...]  # of each feature, for statistics
 
     @property
     def files(self) -> list[str]:
@@ -142,6 +139,21 @@ class Plan:
         """The shards of one of `count` parts, which are numbered from 1: every `count`-th."""
         return self.files[number - 1 :: count]
 
+    def shard_sizes(self) -> dict[str, int]:
+        """The bytes of every shard."""
+        return {
+            file: int(self.record_sizes[members].sum()) for split in self.splits for file, members in split.shards()
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan(Arrangement):
+    """What will be written: sizes of all records, and where each goes."""
+
+    examples: Examples
+    casts: tuple[Cast, ...]
+    channels: tuple[int, ...]  # of each feature, for statistics
+
     def count_files(self) -> int:
         """How many files are to be opened: those that were not kept whole; of rows, too few to count."""
         if self.examples.rows is not None:
@@ -150,12 +162,6 @@ class Plan:
             len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
             for table, sources in zip(self.examples.tables, self.examples.sources, strict=True)
         )
-
-    def shard_sizes(self) -> dict[str, int]:
-        """The bytes of every shard."""
-        return {
-            file: int(self.record_sizes[members].sum()) for split in self.splits for file, members in split.shards()
-        }
 
     def count_labels(self, split: Split, left_out: np.ndarray) -> LabelCounts | None:
         """How many examples of a split have which label, without those `left_out`; None where nobody counts."""
