@@ -144,7 +144,7 @@ class MergePlan(Arrangement):
             return self.united.label_counts.get(split.name)
         return count_labels(self.records.labels[1][split.order], named=bool(self.united.classes))
 
-    def count_files(self) -> int:
+    def count_reads(self) -> int:
         """How many small files are to be opened: none to speak of."""
         return 0
 
