@@ -117,9 +117,10 @@ def _join_sources(
     lacking = {key: table for table, keys in zip(tables, all_keys, strict=True) for key in keys if key not in complete}
     unusable = set().union(*(table.keys_of_files(bad) for table in tables)) if bad else set()
     if options.missing == "fail" and (missed := {key: lacking[key] for key in lacking if key not in unusable}):
-        raise InputError(
-            "", _describe_lacking(missed, tables, finders), "every key in each (--missing skip drops them)"
-        )
+        remedy = "--missing skip drops them"
+        if not complete and not options.key_patterns:
+            remedy = "--key-by REGEX says what of a file's name is its key"
+        raise InputError("", _describe_lacking(missed, tables, finders), f"every key in each ({remedy})")
     for key in sorted(lacking):
         absent = [t.feature for t, finder in zip(tables, finders, strict=True) if key not in finder]
         usable = "usable " if key in unusable else ""

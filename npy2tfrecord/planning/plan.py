@@ -31,6 +31,7 @@ class Column:
     names: list[bytes]
     suffix: bytes
     key_by: str | None
+    in_splits: bool
     stamps: list[int]
     members: list[Member] | None
     members_are_examples: bool
@@ -210,6 +211,7 @@ def _column(table: SourceTable, sources: np.ndarray, cast: Cast, channels: int) 
         names=[names[f] for f in files.tolist()],
         suffix=table.suffix,
         key_by=table.key_by,
+        in_splits=table.in_splits,
         stamps=table.stamps[distinct].tolist(),
         members=[table.members[i] for i in distinct.tolist()] if table.members else None,
         members_are_examples=table.members_are_examples,

@@ -41,6 +41,7 @@ class Batch(NamedTuple):
     names: list[bytes]
     problems: list[InputError]
     is_source: bool = False  # the file was named itself
+    in_split: bool = False  # that the source names: the start of the keys
     member: str | None = None  # the only one to take of these archives
     passed_over: Mapping[str, int] = MappingProxyType({})  # how many files of which kind are no sources
 
@@ -66,6 +67,7 @@ class Found:
     def add(self, batch: Batch) -> None:
         if batch.member is not None:
             self.members |= {len(self.npz) + i: batch.member for i in range(len(batch.names))}
+        self.npy.in_splits = self.npz.in_splits = batch.in_split
         suffixes = {name[-4:] for name in batch.names}
         if suffixes <= _NPY:
             self.npy.add(batch.directory, batch.key, batch.names)
@@ -114,7 +116,9 @@ def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
             start = b"" if source.split is None else source.split.encode() + b"/"
             if not is_directory:
                 directory, slash, file = path.rpartition(b"/")
-                yield Batch(feature, directory + slash, start, [file], [], is_source=True, member=member)
+                yield Batch(
+                    feature, directory + slash, start, [file], [], is_source=True, in_split=bool(start), member=member
+                )
                 continue
             if listed is None:
                 found = _walk(feature, root, selection, options)
@@ -131,7 +135,9 @@ def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
                     if len(names) < len(batch.names) and root not in counted:
                         counts = {**counts, ".npy": len(batch.names) - len(names)}
                 is_empty &= not names and not batch.problems
-                yield batch._replace(key=start + batch.key, names=names, member=member, passed_over=counts)
+                yield batch._replace(
+                    key=start + batch.key, names=names, in_split=bool(start), member=member, passed_over=counts
+                )
             counted.add(root)
             if is_empty and _is_needed(source, sources, options):
                 given = path if source.glob is None else path + b":" + os.fsencode(source.glob)

@@ -93,7 +93,7 @@ def largest_bytes(info: FeatureInfo) -> int:
 
 def window_bytes(features: Sequence[FeatureInfo], window: int) -> int:
     """Bytes of the largest example of windows."""
-    axes = choose_axes(features)
+    axes = choose_axes(features, window)
     sizes = (
         math.prod(window if axes.get(info.name) == axis else size for axis, size in enumerate(info.max_shape))
         * dtype_from_name(info.dtype).itemsize
