@@ -111,8 +111,8 @@ class Moments:
             for channel in np.unique(channels).tolist():
                 some = wide[channels == channel]
                 self._widen(channel, some.min().item(), some.max().item())
-        wide -= means[:, None]
         with np.errstate(over="ignore"):
+            wide -= means[:, None]
             np.square(wide, out=wide)
             squares = wide.sum(axis=1)
         self._take(channels, np.full(len(means), positions), means, squares)

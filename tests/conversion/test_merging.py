@@ -466,3 +466,14 @@ def test_other_sets_in_the_same_directory_are_a_conflict(halves: Path, tmp_path:
         merge(halves / "b", tmp_path / "out", **USUAL)
     merge(halves / "b", tmp_path / "out", overwrite=True, **USUAL)
     assert npy2tfrecord.verify(tmp_path / "out").examples == 14
+
+
+def test_additions_are_merged_to_what_one_conversion_gives(tmp_path: Path) -> None:
+    sets: list[Path] = []
+    for night in range(4):
+        save(tmp_path / "all", arrays([f"c{i % 3}/{night}-{i}" for i in range(12)], seed=night))
+        sets.append(tmp_path / f"set{night}")
+        convert(tmp_path / "all", sets[-1], labels="dirs", stats=True, not_in=sets[:-1], **USUAL)
+    convert(tmp_path / "all", tmp_path / "whole", labels="dirs", stats=True, **USUAL)
+    merge(sets[::-1], tmp_path / "out", **USUAL)
+    assert tree(tmp_path / "out") == tree(tmp_path / "whole")

@@ -146,6 +146,7 @@ def test_a_large_mean_does_not_drown_the_deviation() -> None:
     block=st.integers(1, 64),
 )
 @example(values=np.full(3, np.finfo(np.float64).max), cut=0, block=1)  # a rounded mean is above
+@example(values=np.array([1, -1, -1]) * np.finfo(np.float64).max, cut=0, block=8)  # a difference overflows
 def test_any_division_into_blocks_and_parts(values: np.ndarray, cut: int, block: int) -> None:
     whole, left, right = Moments(1), Moments(1), Moments(1)
     original = statistics._BLOCK_VALUES
