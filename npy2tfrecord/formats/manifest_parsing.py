@@ -240,7 +240,8 @@ def _parse_feature(name: str, node: Node) -> FeatureInfo:
         if item.value is None:
             histograms.append(None)
             continue
-        histogram = Histogram(item.get("sizes").integers(), item.get("counts").integers())
+        bits = item.get("bits").integer() if "bits" in item.mapping() else None
+        histogram = Histogram(item.get("sizes").integers(), item.get("counts").integers(), bits)
         if len(histogram.sizes) != len(histogram.counts):
             raise item.fail("as many sizes as counts")
         histograms.append(histogram)

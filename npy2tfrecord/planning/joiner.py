@@ -40,6 +40,7 @@ def join(scan: Scan, options: Options) -> Examples:
     examples = Examples(tables, sources, skipped=skipped)
     if options.rows:
         _expand_rows(examples, options)
+    _check_left(examples)
     if options.labels == "dirs":
         label_by_directory(examples, depth=1 if options.split == "dirs" else 0)
     elif options.label_by is not None:
@@ -50,9 +51,14 @@ def join(scan: Scan, options: Options) -> Examples:
         label_by_table(examples, options.labels, options.missing)
     if options.split_table is not None:
         split_by_table(examples, options.split_table, options.missing)
-    if not len(examples):
-        raise UsageError("no example is left to write: " + (skipped[0].reason if skipped else "every array has 0 rows"))
+    _check_left(examples)
     return examples
+
+
+def _check_left(examples: Examples) -> None:
+    if not len(examples):
+        reason = examples.skipped[0].reason if examples.skipped else "every array has 0 rows"
+        raise UsageError(f"no example is left to write: {reason}")
 
 
 def _with_key_patterns(tables: tuple[SourceTable, ...], options: Options) -> tuple[SourceTable, ...]:

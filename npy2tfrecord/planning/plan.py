@@ -124,14 +124,11 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
-    """What will be written: sizes of all records, and where each goes."""
+class Arrangement:
+    """Which record goes into which shard, and the bytes of each, framing included."""
 
-    examples: Examples
-    casts: tuple[Cast, ...]
     record_sizes: np.ndarray
     splits: tuple[Split, ...]
-    channels: tuple[int, ...]  # of each feature, for statistics
 
     @property
     def files(self) -> list[str]:
@@ -142,20 +139,29 @@ class Plan:
         """The shards of one of `count` parts, which are numbered from 1: every `count`-th."""
         return self.files[number - 1 :: count]
 
-    def count_files(self) -> int:
-        """How many files are to be opened: those that were not kept whole; of rows, too few to count."""
-        if self.examples.rows is not None:
-            return 0
-        return sum(
-            len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
-            for table, sources in zip(self.examples.tables, self.examples.sources, strict=True)
-        )
-
     def shard_sizes(self) -> dict[str, int]:
         """The bytes of every shard."""
         return {
             file: int(self.record_sizes[members].sum()) for split in self.splits for file, members in split.shards()
         }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan(Arrangement):
+    """What will be written: sizes of all records, and where each goes."""
+
+    examples: Examples
+    casts: tuple[Cast, ...]
+    channels: tuple[int, ...]  # of each feature, for statistics
+
+    def count_reads(self) -> int:
+        """How many reads it takes: one a source, unless its file was kept whole, or one a row."""
+        if self.examples.rows is not None:
+            return len(self.record_sizes) * len(self.examples.tables)
+        return sum(
+            len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
+            for table, sources in zip(self.examples.tables, self.examples.sources, strict=True)
+        )
 
     def count_labels(self, split: Split, left_out: np.ndarray) -> LabelCounts | None:
         """How many examples of a split have which label, without those `left_out`; None where nobody counts."""

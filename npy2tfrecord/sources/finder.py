@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from npy2tfrecord.errors import InputError, UsageError, display
-from npy2tfrecord.formats.manifest import Hash
 from npy2tfrecord.options import Options, Source
 from npy2tfrecord.sources.patterns import Selection, read_file_list
 from npy2tfrecord.sources.table import FileSet
@@ -28,7 +27,6 @@ _LEFT_OUT = "left out by pattern"
 _COMPRESSED_FOUND = "a file that is compressed as a whole"
 _UNPACKED = "a .npy or .npz file: unpack it first, with gunzip or the like, or --exclude it"
 _MOST_AHEAD = 256  # directories that are listed before their turn
-_NAMES_AT_ONCE = 1 << 16  # joined: it takes 80 bytes for each meanwhile
 
 
 _Identities = frozenset[tuple[int, int]]  # of directories: device and inode
@@ -316,22 +314,3 @@ def passed_over(found: FoundByFeature) -> dict[str, int]:
     for each in found.values():
         total.update(each.passed_over)
     return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
-
-
-def names_hash(found: FoundByFeature) -> str:
-    """A hash of the names of all files that were found, without their roots."""
-    seen = Hash()
-    for feature, each in found.items():
-        for files in (each.npy, each.npz):
-            seen.update(b"%d %s\0" % (len(files), (feature or "").encode()))
-            seen.update(b"\0".join(files.dir_keys) + b"\0\0")
-            seen.update(files.dir_ids.astype("<i4").tobytes())
-            for first in range(0, len(files), _NAMES_AT_ONCE):
-                seen.update(b"\0" * bool(first) + b"\0".join(files.names[first : first + _NAMES_AT_ONCE]))
-        if each.members:
-            seen.update(
-                "".join(f"\0{file} {member}" for file, member in each.members.items()).encode(
-                    "utf-8", "surrogateescape"
-                )
-            )
-    return str(seen.hexdigest())
