@@ -305,7 +305,7 @@ def test_file_that_is_lost_while_converting_ends_once(
     monkeypatch.setattr(converter, "plan", losing)
     made = npy2tfrecord.convert(tmp_path / "x", tmp_path / "out", rows=True, on_error="skip", jobs=1)
     assert {key.partition("#")[0] for key in read_back(tmp_path / "out")} == {"1", "3"}
-    assert len(made.skipped) == 57
+    assert len(made.skipped) == 1  # once, however many rows it has
     save(tmp_path / "x", {"2": X})
     with pytest.raises(InputError, match=r"2\.npy: the file is gone"):
         npy2tfrecord.convert(tmp_path / "x", tmp_path / "new", rows=True, jobs=1)
