@@ -11,7 +11,7 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -129,11 +129,11 @@ class MemberStream:
             )
 
 
-Run = Callable[[Callable[[Iterator[int]], None], Iterable[int]], None]
+Run = Callable[[Callable[[Iterator[int]], None], Sequence[int]], None]
 """Calls a function so that it gets all of the numbers, perhaps in several threads."""
 
 
-def in_order(work: Callable[[Iterator[int]], None], numbers: Iterable[int]) -> None:
+def in_order(work: Callable[[Iterator[int]], None], numbers: Sequence[int]) -> None:
     """Do `work` for numbers, one after the other."""
     work(iter(numbers))
 

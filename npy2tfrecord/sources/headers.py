@@ -175,7 +175,7 @@ class _HeaderTask:
         self._feature, self._start = feature, start
         rest = iter(names)
         self._paths = [directory + each for directory, count in directories for each in islice(rest, count)]
-        self._known: dict[bytes, tuple[int, int]] = {}  # by a header: its number, the size of its file
+        self._known: dict[bytes, tuple[int, int]] = {}  # by a header: the size of its file, its number
         self._header_of: dict[bytes, tuple[int, int]] = {}  # the same by the first bytes of a file
         self._ids = [-1] * len(names)
         self._stamps = [0] * len(names)
@@ -185,7 +185,17 @@ class _HeaderTask:
 
     def begin(self, requests: InFlight, kept: KeptFiles | None = None) -> None:
         self._kept_number = -1 if kept is None else kept.number
-        self._files = FileStarts(paths=self._paths, size=FIRST_READ_BYTES, take=self._take, odd=self._odd, kept=kept)
+        self._files = FileStarts(
+            paths=self._paths,
+            size=FIRST_READ_BYTES,
+            take=self._take,
+            odd=self._odd,
+            known=self._header_of,
+            ids=self._ids,
+            stamps=self._stamps,
+            places=self._places,
+            kept=kept,
+        )
         self._batch = requests.submit(self._files.read, range(len(self._paths)), self._paths.__getitem__)
 
     def finish(self, requests: InFlight) -> FileHeaders:
@@ -202,23 +212,21 @@ class _HeaderTask:
         )
 
     def _take(self, i: int, begin: bytes, status: os.stat_result, place: int, can_have_more: bool) -> int:
-        match = self._header_of.get(begin)
-        if match is None or match[1] != status.st_size:
-            try:
-                size = wanted_size(begin, status, self._paths[i])
-                if size > len(begin) and can_have_more:
-                    return size
-                header = check_header(begin[:size], size, status, self._paths[i])
-            except InputError as error:
-                self._failed.append((i, error))
-                return 0
-            with self._lock:
-                match = self._known.setdefault(header.raw, (len(self._known), header.file_size))
-            if len(header.raw) == len(begin):
-                self._header_of[begin] = match
-        self._ids[i] = match[0]
-        self._stamps[i] = stamp(status)
-        self._places[i] = place
+        """Take the start of a file that is not known yet."""
+        path = self._paths[i]
+        try:
+            size = wanted_size(begin, status, path)
+            if size > len(begin) and can_have_more:
+                return size
+            header = check_header(begin[:size], size, status, path)
+        except InputError as error:
+            self._failed.append((i, error))
+            return 0
+        with self._lock:
+            match = self._known.setdefault(header.raw, (header.file_size, len(self._known)))
+        if len(header.raw) == len(begin):
+            self._header_of[begin] = match
+        self._ids[i], self._stamps[i], self._places[i] = match[1], stamp(status), place
         return 0
 
     def _odd(self, i: int, error: OSError) -> None:

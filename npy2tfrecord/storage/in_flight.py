@@ -30,7 +30,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple
 
@@ -92,12 +92,12 @@ _NOTHING = _Use(0.0, 0.0, 0)
 class Batch:
     """Requests that were submitted together."""
 
-    def __init__(self, work: Work, numbers: Iterable[int], path_of: Callable[[int], bytes] | None) -> None:
+    def __init__(self, work: Work, numbers: Sequence[int], path_of: Callable[[int], bytes] | None) -> None:
         self.work = work
+        self.order = numbers
         self.left = deque(numbers)  # taking one is safe in any thread
         self.path_of = path_of
         self.threads = 0  # that are at work for it
-        self.order = list(self.left)
         self.failures: list[tuple[int, BaseException]] = []  # with the place in the order
 
     @property
@@ -140,7 +140,7 @@ class InFlight:
         """How many requests are to be under way; 0 for one at a time in the caller's thread."""
         return self._target
 
-    def submit(self, work: Work, numbers: Iterable[int], path_of: Callable[[int], bytes] | None = None) -> Batch:
+    def submit(self, work: Work, numbers: Sequence[int], path_of: Callable[[int], bytes] | None = None) -> Batch:
         """Begin requests, unless they are to run in the caller's thread; `wait` sees to the rest.
 
         `path_of` gives the path of a request, for a report that it hangs.
@@ -170,7 +170,7 @@ class InFlight:
         if batch.failures:
             raise min(batch.failures, key=lambda failure: failure[0])[1]
 
-    def run(self, work: Work, numbers: Iterable[int], path_of: Callable[[int], bytes] | None = None) -> None:
+    def run(self, work: Work, numbers: Sequence[int], path_of: Callable[[int], bytes] | None = None) -> None:
         """Do requests, and return when they are done."""
         self.wait(self.submit(work, numbers, path_of))
 
@@ -200,29 +200,23 @@ class InFlight:
 
     def _work_here(self, batch: Batch) -> None:
         """Do a slice of a batch, and find out whether it waited."""
-        left, number = batch.left, -1
-        count = min(self._slice, len(left))
-        is_measured = self._limit is None
-
-        def take() -> Iterator[int]:
-            nonlocal number
-            for _ in range(count):
-                number = left.popleft()
-                yield number
-
+        is_measured, take = self._limit is None, batch.left.popleft
+        numbers = [take() for _ in range(min(self._slice, len(batch.left)))]
         before = _measure() if is_measured else _NOTHING
         try:
-            batch.work(take())
+            batch.work(iter(numbers))
         except BaseException as error:
-            batch.fail(number, error)
+            batch.fail(numbers[0], error)
             return
         if is_measured:
             used = _measure() - before
             if used.wall > HANGING_SECONDS and batch.path_of is not None:
-                path = display(batch.path_of(number))
-                _log.warning("%s: the storage took %.0f seconds to answer", path, used.wall)
+                paths = " to ".join(
+                    display(batch.path_of(number)) for number in dict.fromkeys((numbers[0], numbers[-1]))
+                )
+                _log.warning("%s: the storage took %.0f seconds to answer", paths, used.wall)
             self._seen = self._seen.plus(used)
-            self._count += count
+            self._count += len(numbers)
             if self._count >= self._slice:
                 self._judge()
 

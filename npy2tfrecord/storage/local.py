@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -59,26 +59,23 @@ def patiently(call: Callable[[], Result]) -> Result:
 class WholeFiles:
     """Requests for whole files, in columns.
 
-    File i must hold `starts[i]`, then what fills `views[i]`, then nothing, and have the stamp `stamps[i]`.
+    File i must hold `starts[i]`, then what fills `views[i]`, then nothing, and have the stamp `stamps[i]`. Then the
+    digest of `data[i]` is put into `digests[i]`, unless `data` is empty.
     """
 
     paths: Sequence[bytes]
     starts: Sequence[bytes]
     views: Sequence[memoryview]
     stamps: Sequence[int]
-    done: Callable[[int], None]
     odd: Callable[[int, OSError | None], None]
+    data: Sequence[memoryview]
+    digest: Callable[[memoryview], int]
+    digests: list[int | None]
 
     def read(self, numbers: Iterator[int]) -> None:
         """Read those files: open, one read of start, values and a byte more, status, close."""
-        paths, starts, views, stamps, done, odd = (
-            self.paths,
-            self.starts,
-            self.views,
-            self.stamps,
-            self.done,
-            self.odd,
-        )
+        paths, starts, views, stamps, odd = self.paths, self.starts, self.views, self.stamps, self.odd
+        data, digest, digests = self.data, self.digest, self.digests
         opening, flags, closing = syscalls.open, syscalls.READ_FLAGS, syscalls.close
         fstat, readv = syscalls.fstat, syscalls.readv
         began, tail = bytearray(), bytearray(1)
@@ -99,9 +96,10 @@ class WholeFiles:
             if (
                 count == len(start) + len(view)  # a read may be cut short without the file being so
                 and began == start
-                and stamp(status) == stamps[i]
+                and (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK == stamps[i]
             ):
-                done(i)
+                if data:
+                    digests[i] = digest(data[i])
             else:
                 odd(i, None)
 
@@ -110,7 +108,9 @@ class WholeFiles:
 class FileStarts:
     """Requests for the first `size` bytes of files, and their status; small files are read whole where `kept` has room.
 
-    `take` gets number, start, status, the place in `kept`, or -1, and whether it can have more. It returns how many
+    What is known of a start stands in `known`: the size that the file must have, and a number, which is put into
+    `ids[i]`, with the stamp in `stamps[i]` and the place in `kept`, or -1, in `places[i]`. Of all others `take` gets
+    number, start, status, the place in `kept`, or -1, and whether it can have more. It returns how many
     bytes it needs when these are too few, and is called once more with as many of them as there are.
     """
 
@@ -118,11 +118,16 @@ class FileStarts:
     size: int
     take: Callable[[int, bytes, os.stat_result, int, bool], int]
     odd: Callable[[int, OSError], None]
+    known: Mapping[bytes, tuple[int, int]]
+    ids: list[int]
+    stamps: list[int]
+    places: list[int]
     kept: KeptFiles | None = None
 
     def read(self, numbers: Iterator[int]) -> None:
         """Read the start of those files: open, status, one read, close."""
-        paths, size, take, kept = self.paths, self.size, self.take, self.kept
+        paths, size, take, kept, known = self.paths, self.size, self.take, self.kept, self.known
+        ids, stamps, places = self.ids, self.stamps, self.places
         opening, flags, closing = syscalls.open, syscalls.READ_FLAGS, syscalls.close
         fstat, pread = syscalls.fstat, syscalls.pread
         for i in numbers:
@@ -142,7 +147,11 @@ class FileStarts:
                             place = -1  # cut short, or it is being written
                     else:
                         start = pread(handle, size, 0)
-                    if wanted := take(i, start, status, place, True):
+                    match = known.get(start)
+                    if match is not None and match[0] == status.st_size:
+                        ids[i], places[i] = match[1], place
+                        stamps[i] = (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
+                    elif wanted := take(i, start, status, place, True):
                         start += pread(handle, wanted - len(start), len(start))
                         take(i, start, status, place, False)
                 finally:

@@ -8,7 +8,7 @@ sources on the disk.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -329,7 +329,7 @@ class _ShardWriter:
         """
         first, last = window.first, window.last
         column = self.spec.columns[f]
-        views, crcs = self._values(f, window), window.crcs
+        views = self._values(f, window)
         sources = column.sources[first:last].tolist()
         order = np.argsort(column.sources[first:last], kind="stable").tolist()
         header_of_form = [form.raws[f] for form in self._forms.forms]
@@ -360,25 +360,18 @@ class _ShardWriter:
         if self._requests.target and (large := [i for i in order if len(views[i]) > _PIECE_BYTES]):
             order = [i for i in order if len(views[i]) <= _PIECE_BYTES]
             self._begin_spread(f, window, [_Group(sources[i], [i]) for i in large])
-        if len(self.spec.columns) == 1:
-            data = self._data(window)
-
-            def done(i: int) -> None:
-                crcs[i] = crc32c(data[i])
-        else:
-
-            def done(i: int) -> None:
-                pass
-
+        data = self._data(window) if len(self.spec.columns) == 1 else []
         if column.places is not None and (memory := memory_of(column.kept)) is not None:
-            order = self._take_kept(column, memory, raws, views, sources, order, done)
+            order = self._take_kept(column, memory, raws, views, sources, order)
         files = WholeFiles(
             paths=paths,
             starts=[raw or b"" for raw in raws],
             views=views,
             stamps=[column_stamps[source] for source in sources],
-            done=done,
             odd=odd,
+            data=data,
+            digest=crc32c,
+            digests=window.crcs,
         )
         window.reads.append(self._requests.submit(files.read, order, paths.__getitem__))
 
@@ -390,7 +383,6 @@ class _ShardWriter:
         views: list[memoryview],
         sources: list[int],
         order: list[int],
-        done: Callable[[int], None],
     ) -> list[int]:
         """Copy the values of files that were kept whole; returns those of `order` that were not."""
         places, others = column.places, []
@@ -402,7 +394,6 @@ class _ShardWriter:
             else:
                 view = views[i]
                 view[:] = memory[place + len(raw) : place + len(raw) + len(view)]
-                done(i)
         return others
 
     def _begin_rows(self, f: int, window: _Window) -> None:
@@ -662,6 +653,7 @@ class _ShardWriter:
         """Where pieces of a value go: one place, or many where storage waits and any piece can be read by itself."""
         size = column.cast.itemsize
         if not (self._requests.target and reader.is_direct):
+            self._buffers.reverse()  # the same one again, which is in the processor's cache
             return [self._buffer(self._room)[: self._room // size * size]]
         step = _PIECE_BYTES // size * size
         buffers = [self._buffer(WAITING_BUFFER_BYTES) for _ in range(2)]

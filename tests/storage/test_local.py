@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,6 +16,34 @@ from npy2tfrecord.storage.local import FileStarts, Ranges, WholeFiles, patiently
 
 COUNT = 200
 START = b"start of every file"
+
+
+def columns(count: int) -> dict[str, Any]:
+    """What a request for starts fills in, with nothing known."""
+    return {"known": {}, "ids": [-1] * count, "stamps": [0] * count, "places": [-1] * count}
+
+
+@pytest.mark.parametrize("limit", [1, 16])
+def test_starts_that_are_known_need_no_look(paths: list[bytes], limit: int) -> None:
+    looked: list[int] = []
+    size = len(START) + 6
+    Path(os.fsdecode(paths[5])).write_bytes(START + b"longer")
+    Path(os.fsdecode(paths[5])).write_bytes(START + b"longer than before")
+    Path(os.fsdecode(paths[6])).write_bytes(START[::-1] + b"000006")
+
+    def take(number: int, start: bytes, status: os.stat_result, place: int, has_more: bool) -> int:
+        looked.append(number)
+        return 0
+
+    filled = columns(COUNT)
+    files = FileStarts(
+        paths=paths, size=8, take=take, odd=lambda number, error: None, **{**filled, "known": {START[:8]: (size, 7)}}
+    )
+    with InFlight(limit) as requests:
+        requests.run(files.read, range(COUNT))
+    assert sorted(looked) == [5, 6]
+    assert filled["ids"] == [-1 if i in (5, 6) else 7 for i in range(COUNT)]
+    assert all(filled["stamps"][i] == stamp(os.stat(paths[i])) for i in range(COUNT) if i not in (5, 6))
 
 
 @pytest.fixture
@@ -33,7 +62,7 @@ def test_whole_files_are_read_and_whatever_is_odd_is_passed_on(paths: list[bytes
     Path(os.fsdecode(paths[6])).write_bytes(START[::-1] + b"000006")
     os.unlink(paths[7])
     buffer = memoryview(bytearray(6 * COUNT))
-    done: list[int] = []
+    digests: list[int | None] = [None] * COUNT
     odd: dict[int, int | None] = {}
 
     def is_odd(number: int, error: OSError | None) -> None:
@@ -44,14 +73,15 @@ def test_whole_files_are_read_and_whatever_is_odd_is_passed_on(paths: list[bytes
         starts=[START] * COUNT,
         views=[buffer[6 * i : 6 * i + 6] for i in range(COUNT)],
         stamps=stamps,
-        done=done.append,
         odd=is_odd,
+        data=[buffer[6 * i : 6 * i + 6] for i in range(COUNT)],
+        digest=lambda data: int(bytes(data)),
+        digests=digests,
     )
     with InFlight(limit) as requests:
         requests.run(files.read, range(COUNT), paths.__getitem__)
     assert odd == {3: None, 4: None, 5: None, 6: None, 7: errno.ENOENT}
-    assert sorted(done + list(odd)) == list(range(COUNT))
-    assert all(bytes(buffer[6 * i : 6 * i + 6]) == b"%06d" % i for i in done)
+    assert digests == [None if i in odd else i for i in range(COUNT)]
 
 
 @pytest.mark.parametrize("limit", [1, 16])
@@ -66,7 +96,9 @@ def test_starts_are_read_and_more_where_it_is_needed(paths: list[bytes], limit: 
         found[number] = start
         return 22 if number % 2 and has_more else 0
 
-    starts = FileStarts(paths=paths, size=8, take=take, odd=lambda number, error: missing.append(number))
+    starts = FileStarts(
+        paths=paths, size=8, take=take, odd=lambda number, error: missing.append(number), **columns(COUNT)
+    )
     with InFlight(limit) as requests:
         requests.run(starts.read, range(COUNT))
     assert missing == [9]
@@ -84,7 +116,7 @@ def test_small_files_are_kept_whole_while_there_is_room(paths: list[bytes], limi
         return 0
 
     with KeptFiles(100 * (size + 1)) as kept, InFlight(limit) as requests:
-        files = FileStarts(paths=paths, size=8, take=take, odd=lambda number, error: None, kept=kept)
+        files = FileStarts(paths=paths, size=8, take=take, odd=lambda number, error: None, kept=kept, **columns(COUNT))
         requests.run(files.read, range(COUNT))
         memory = memory_of(kept.number)
         assert memory is not None
