@@ -144,10 +144,11 @@ def lanes(parts: Sequence[Part], batch: int, count: int, *, seekable: bool = Tru
 
 
 def _starts_at_parts(bounds: Sequence[int], batch: int, count: int) -> list[int] | None:
-    """Where lanes of whole parts start, more or less, and where the last one ends; None where parts are too uneven.
+    """The bounds of lanes that start at parts, or a few records behind; None where the parts are too uneven for that.
 
-    The first lane is the longest and ends with the smaller batch: the others start at the first record
-    of a part that leaves whole batches behind it.
+    Only the first lane may end with a smaller batch, so it is made the longest, by a batch. Every other lane holds
+    whole batches: it starts at the first record of a part behind which their number is a multiple of the batch. With
+    batches of 4 and 2 lanes, four parts of 10 records are cut at 24, four parts of 9 at 20.
     """
     total, parts = bounds[-1], len(bounds) - 1
     least = min(LEAST_LANES, count)

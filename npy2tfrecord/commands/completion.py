@@ -11,7 +11,7 @@ USAGE = "bash|zsh|fish"
 DESCRIPTION = "Print the script that completes this command in a shell."
 SHELLS = ("bash", "zsh", "fish")
 
-_PATHS = ("SOURCE", "OUT", "DIR", "FILE", "FILE.csv", "dirs|FILE.csv")  # metavars of what takes a path
+_PATHS = ("SOURCE", "OUT", "DIR", "FILE", "FILE.csv", "dirs|FILE")  # metavars of what takes a path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

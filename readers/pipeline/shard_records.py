@@ -87,22 +87,22 @@ class ShardRecords:
         records = self._readable(part, shard, first, count).apply(tf.data.experimental.assert_cardinality(count))
         blocks = records.batch(size, drop_remainder=drop_remainder)
         number = count // size if drop_remainder else (count + size - 1) // size
-        problem = tf.data.Dataset.from_tensors(part).flat_map(_plain(lambda part: self._problem(part, size)))
+        problem = tf.data.Dataset.from_tensors(part).flat_map(_plain(self._problem))
         return _without_errors(blocks, number).concatenate(problem).take(number)
 
-    def _problem(self, part: tf.Tensor, size: int) -> tf.data.Dataset:
+    def _problem(self, part: tf.Tensor) -> tf.data.Dataset:
         """The error about a part of which fewer records came than there are."""
         shard, first, count = self._place(part)
         file = tf.gather(self._files, shard)
         # Whatever keeps the file from being opened is raised here, by TensorFlow, with the file's name.
-        opened = tf.data.FixedLengthRecordDataset(file, 1, buffer_size=1).take(1)
-        opened = opened.filter(_plain(lambda byte: tf.constant(False))).map(_plain(lambda byte: tf.constant(0)))
+        opened = tf.data.FixedLengthRecordDataset(file, 1, buffer_size=1)
+        opened = opened.concatenate(tf.data.Dataset.from_tensors(tf.constant(b""))).take(1)
         # The damaged record shows by counting, from the shard's start: a damaged length hides all records behind it.
-        sizes = self._records(file).take(first + count).map(_plain(lambda record: tf.strings.length(record)))
+        sizes = self._records(file).take(first + count).map(_plain(tf.strings.length))
         sizes = _without_errors(sizes, first + count, log_warning=True)
         sizes = tf.data.Dataset.from_tensors(tf.constant(0)).concatenate(sizes).batch(first + count + 1)
 
-        def fail(sizes: tf.Tensor) -> tf.Tensor:
+        def fail(_: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
             record = tf.size(sizes, tf.int64) - 1
             offset = tf.reduce_sum(tf.cast(sizes, tf.int64)) + record * FRAME_BYTES
             where = ["record ", tf.strings.as_string(record), " of ", file, " is damaged or missing, at offset "]
@@ -113,8 +113,7 @@ class ShardRecords:
             with tf.control_dependencies([failed]):
                 return tf.constant([b""])
 
-        counted = sizes.map(_plain(fail))
-        return opened.map(_plain(lambda _: tf.constant([b""]))).concatenate(counted)
+        return tf.data.Dataset.zip((opened, sizes)).map(_plain(fail))
 
     def _place(self, part: tf.Tensor) -> list[tf.Tensor]:
         """A part's shard (its number among those used), its first record there, and its number of records."""
@@ -157,11 +156,11 @@ def _without_errors(dataset: tf.data.Dataset, count: tf.Tensor, log_warning: boo
     """The elements of a dataset that can be read, out of `count`: it ends, whatever the dataset does.
 
     `ignore_errors` alone asks again after an error, and a file that can't be opened fails as often as it is asked.
-    Here each request, whether it succeeds or fails, takes one of `count` choices.
+    Here each request, whether it succeeds or fails, takes a number, and there are `count` of them. (`zip` asks all its
+    datasets, also when one fails.)
     """
-    choices = tf.data.Dataset.from_tensors(tf.constant(0, tf.int64)).repeat(count)
-    chosen = tf.data.Dataset.choose_from_datasets([dataset], choices)
-    return chosen.ignore_errors(log_warning=log_warning)
+    numbered = tf.data.Dataset.zip((tf.data.Dataset.range(count), dataset)).ignore_errors(log_warning=log_warning)
+    return numbered.map(_plain(lambda number, element: element))
 
 
 def _spans(table: Table, part: Part, size: int) -> np.ndarray:

@@ -437,12 +437,14 @@ def test_readers_never_give_less_or_other_records_in_silence(
     data = path.read_bytes()
     places = spans(path)
     expected = read(out)
+    keys = [key.encode() for key, _ in expected]
     assert len(expected) == len(places)
     damaged: list[bytes] = []
     for _ in range(count):
         flipped = bytearray(data)
         flipped[chance.randrange(len(data))] ^= 1 << chance.randrange(8)
         damaged.append(bytes(flipped))
+    damaged += [data.replace(name, name[:-1] + b"\xaf", 1) for name in (b"array/", b"key", keys[7])]  # no UTF-8 now
     damaged += [data[:n] for n in (0, 1, places[3][0], places[3][0] + 7, places[3][1] - 1, len(data) - 1)]
     damaged += [data[: places[-1][0]], data + data[places[-1][0] :], data[places[0][1] :]]
     for wrong in damaged:
