@@ -40,19 +40,10 @@ def peers_python() -> Path:
     wanted = hashlib.sha256(REQUIREMENTS.read_bytes()).hexdigest()
     if not (stamp.exists() and stamp.read_text() == wanted):
         print(f"Installing the peers into {directory} (the first time takes minutes)", file=sys.stderr, flush=True)
-        if not python.exists():
-            subprocess.run([sys.executable, "-m", "venv", directory], check=True)
-        pip: list[str | Path] = [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--disable-pip-version-check",
-            "-r",
-            REQUIREMENTS,
-        ]
-        subprocess.run(pip, check=True)
+        # --upgrade-deps: the pip that comes with an older Python can't install some of the peers.
+        subprocess.run([sys.executable, "-m", "venv", "--upgrade-deps", directory], check=True)
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "-r", REQUIREMENTS], check=True)
         stamp.write_text(wanted)
     return python
 

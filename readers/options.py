@@ -51,7 +51,7 @@ class Budget:
         return cls(parse_bytes(text, "batch_size"), "bytes")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReadOptions:
     """The options that `load_dataset` and `load_npy` have in common; their documentation is in `load_dataset`."""
 

@@ -80,7 +80,7 @@ def _check_keys(table: SourceTable) -> None:
         if key in seen:
             remedy = _remedy(table, source, seen[key])
             if table.key_by is not None:
-                remedy = f"let key_by, {table.key_by!r}, find more of the path, with several groups if need be"
+                remedy = f"let key_by, {table.key_by!r}, find more of the path, in several groups if one is not enough"
             raise InputError(
                 table.path(source),
                 f"key {display(key)!r} is also that of {display(table.path(seen[key]))}",

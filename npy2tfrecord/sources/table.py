@@ -128,7 +128,7 @@ class SourceTable:
 
 
 def _has_suffix(name: bytes, suffix: bytes) -> bool:
-    """Whether a name ends in `suffix`, of which the last four bytes are compared without case."""
+    """Whether a name ends in `suffix`. The case of the last four bytes does not matter."""
     end = name[-len(suffix) :]
     return end[:-4] == suffix[:-4] and end[-4:].lower() == suffix[-4:]
 

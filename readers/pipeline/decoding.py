@@ -42,7 +42,7 @@ _CARRIERS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decoder:
     """How one feature is decoded: everything that the graph needs, worked out beforehand."""
 
@@ -53,8 +53,8 @@ class Decoder:
     per_value: int  # carriers for one value
     padding: np.ndarray  # one padding value, as carriers
     sizes: tuple[int | None, ...]  # every axis after padding; None is the longest of the batch
-    ragged: bool
-    scale: tuple[np.ndarray, np.ndarray] | None  # mean and deviation
+    ragged: bool = False
+    scale: tuple[np.ndarray, np.ndarray] | None = None  # mean and deviation
     skip: int = 0  # bytes of each string before its values: of a file, its header
 
     @property
@@ -84,13 +84,17 @@ def make_decoder(info: FeatureInfo, method: Method, options: ReadOptions) -> Dec
     if scale is not None:
         dtype = tf.float64 if info.dtype == "float64" else tf.float32
         carrier, per_value = dtype, 1
-    padding = _padding(info, dtype, options)
-    as_carriers = padding.view(carrier.as_numpy_dtype)
-    sizes = _sizes(info, options)
     return Decoder(
-        info, method, dtype, carrier, per_value, as_carriers, sizes,
-        options.ragged and method is not Method.FIXED, scale,
-    )  # fmt: skip
+        info=info,
+        method=method,
+        dtype=dtype,
+        carrier=carrier,
+        per_value=per_value,
+        padding=_padding(info, dtype, options).view(carrier.as_numpy_dtype),
+        sizes=_sizes(info, options),
+        ragged=options.ragged and method is not Method.FIXED,
+        scale=scale,
+    )
 
 
 def make_padder(info: FeatureInfo, method: Method, sizes: tuple[int | None, ...], options: ReadOptions) -> Decoder:
@@ -101,7 +105,15 @@ def make_padder(info: FeatureInfo, method: Method, sizes: tuple[int | None, ...]
         padding = _padding(info, dtype, options)
     except UsageError:  # map_fn made another dtype of it, which the value was not meant for
         padding = np.zeros(1, dtype.as_numpy_dtype)
-    return Decoder(info, method, dtype, carrier, per_value, padding.view(carrier.as_numpy_dtype), sizes, False, None)
+    return Decoder(
+        info=info,
+        method=method,
+        dtype=dtype,
+        carrier=carrier,
+        per_value=per_value,
+        padding=padding.view(carrier.as_numpy_dtype),
+        sizes=sizes,
+    )
 
 
 def _tensorflow_dtype(info: FeatureInfo) -> tf.DType:
@@ -322,7 +334,7 @@ def _nested(decoder: Decoder, values: tf.Tensor, shapes: tf.Tensor) -> tf.Ragged
     for axis in range(1, decoder.levels):
         row_lengths.append(tf.repeat(shapes[:, axis], count))
         count = count * shapes[:, axis]
-    if rows is None:  # the number of rows can't be told from no values
+    if rows is None:  # no values don't show the number of rows
         rows = tf.zeros(_joined([tf.reduce_sum(count)], [*decoder.inner, *_extra(decoder)]), decoder.carrier)
     return tf.RaggedTensor.from_nested_row_lengths(rows, row_lengths, validate=False)
 

@@ -23,7 +23,7 @@ from readers.pipeline.decoding import Decoder
 
 @dataclass(frozen=True, slots=True)
 class _Output:
-    """One tensor of the elements to batch: `decoder` tells how to pad it; None when nothing varies."""
+    """One tensor of the elements to batch: `decoder` says how to pad it; None when nothing varies."""
 
     decoder: Decoder | None
 
@@ -56,7 +56,7 @@ def pad_batches(dataset: tf.data.Dataset, decoders: Mapping[str, Decoder], optio
 
 
 def _names(spec: Any, options: ReadOptions) -> list[str | None]:
-    """What the caller calls each tensor, as far as the structure tells."""
+    """What the caller calls each tensor, as far as the structure shows."""
     features = options.features
     if isinstance(spec, Mapping):
         structure: Any = {key: tf.nest.map_structure(lambda _, key=key: key, value) for key, value in spec.items()}

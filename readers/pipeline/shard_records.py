@@ -91,7 +91,7 @@ class ShardRecords:
         return _without_errors(blocks, number).concatenate(problem).take(number)
 
     def _problem(self, part: tf.Tensor) -> tf.data.Dataset:
-        """The error about a part of which fewer records came than there are."""
+        """The error about a part that gave fewer records than it has."""
         shard, first, count = self._place(part)
         file = tf.gather(self._files, shard)
         # Whatever keeps the file from being opened is raised here, by TensorFlow, with the file's name.

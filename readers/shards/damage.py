@@ -1,7 +1,7 @@
 """Finding the damaged records of shards beforehand, so that they alone can be left out. No TensorFlow here.
 
-TensorFlow's reader goes on with the next file after a damaged record, and can't be told where to go
-on in the same one. So `on_corrupt="skip"` reads all shards once, by their indexes and with several
+After a damaged record TensorFlow's reader continues with the next file. It can't be sent to the next
+record of the same one. So `on_corrupt="skip"` reads all shards once, by their indexes and with several
 threads, and the pipeline is built from the parts between what is damaged.
 """
 

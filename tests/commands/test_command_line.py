@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import io
 import json
 import os
 import pty
@@ -487,7 +489,7 @@ def test_version_is_printed(here: Path) -> None:
     assert re.fullmatch(r"npy2tfrecord \d+\.\d+\.\d+\S*\n", run(here, "--version").stdout)
 
 
-def test_lines_of_python_that_the_summary_ends_with_run(here: Path) -> None:
+def test_lines_of_python_that_the_summary_ends_with_run(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name = 'o\'ut "x" é\\n'
     done = run(here, "convert", "source", name, "--split", "b=0.5,a-1=0.5")
     title, *lines = done.stdout.splitlines()[-4:]
@@ -495,8 +497,10 @@ def test_lines_of_python_that_the_summary_ends_with_run(here: Path) -> None:
     assert all(line.startswith("    ") for line in lines)
     script = "\n".join(line.removeprefix("    ") for line in lines)
     assert script.count("\n") == 2
-    read = subprocess.run([sys.executable, "-c", script], cwd=here, capture_output=True, text=True, check=True)
-    shapes = [tuple(map(int, re.findall(r"\d+", line))) for line in read.stdout.splitlines()]
+    monkeypatch.chdir(here)
+    with contextlib.redirect_stdout(io.StringIO()) as read:  # a process of its own would import TensorFlow once more
+        exec(compile(script, "<the summary>", "exec"), {})
+    shapes = [tuple(map(int, re.findall(r"\d+", line))) for line in read.getvalue().splitlines()]
     manifest = json.loads((here / name / "manifest.json").read_bytes())
     assert sum(shape[0] for shape in shapes) == manifest["splits"]["b"]["examples"]
     assert all(len(shape) == 3 and shape[2] == 3 for shape in shapes)
