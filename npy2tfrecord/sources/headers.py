@@ -153,8 +153,8 @@ def read_headers(
 def read_here(tasks: Iterable[Task], requests: InFlight, kept: KeptFiles | None) -> Iterator[FileHeaders]:
     """What `read_headers` returns for every task, in order.
 
-    Where storage waits, the files of the next task are under way before those of one are all there. Small files are
-    read whole as long as `kept` has room for them.
+    Where storage waits, the files of the next task are under way before those of one are all there, and small files are
+    read whole as long as `kept` has room for them. (Elsewhere memory for them takes as long as opening them again.)
     """
     under_way: deque[_HeaderTask] = deque()
     for arguments in tasks:
@@ -194,7 +194,7 @@ class _HeaderTask:
             ids=self._ids,
             stamps=self._stamps,
             places=self._places,
-            kept=kept,
+            kept=lambda: kept if requests.target else None,
         )
         self._batch = requests.submit(self._files.read, range(len(self._paths)), self._paths.__getitem__)
 

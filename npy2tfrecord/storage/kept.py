@@ -5,6 +5,7 @@ They are in memory of this process, which processes forked from it inherit: noth
 
 from __future__ import annotations
 
+import mmap
 import threading
 from itertools import count
 from types import TracebackType
@@ -21,7 +22,10 @@ class KeptFiles:
 
     def __init__(self, limit: int) -> None:
         self.number = next(_numbers)
-        self._memory = memoryview(bytearray(limit))  # the system gives it page by page, when it is written to
+        # The system gives it page by page, when it is written to; of this process alone, where there is a choice.
+        flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+        self._memory = memoryview(mmap.mmap(-1, max(1, limit), **flags))
+        self._limit = limit
         self._used = 0
         self._lock = threading.Lock()
         _open[self.number] = self
@@ -30,7 +34,7 @@ class KeptFiles:
         """A place for a file of `size` bytes, and one byte more, which shows that it ends there; None if it is full."""
         with self._lock:
             place = self._used
-            if place + size + 1 > len(self._memory):
+            if place + size + 1 > self._limit:
                 return None
             self._used += size + 1
             return place, self._memory[place : place + size + 1]

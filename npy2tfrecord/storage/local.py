@@ -106,7 +106,9 @@ class WholeFiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FileStarts:
-    """Requests for the first `size` bytes of files, and their status; small files are read whole where `kept` has room.
+    """Requests for the first `size` bytes of files, and their status.
+
+    Small files are read whole where `kept` gives a memory and that has room.
 
     What is known of a start stands in `known`: the size that the file must have, and a number, which is put into
     `ids[i]`, with the stamp in `stamps[i]` and the place in `kept`, or -1, in `places[i]`. Of all others `take` gets
@@ -122,11 +124,11 @@ class FileStarts:
     ids: list[int]
     stamps: list[int]
     places: list[int]
-    kept: KeptFiles | None = None
+    kept: Callable[[], KeptFiles | None] = lambda: None
 
     def read(self, numbers: Iterator[int]) -> None:
         """Read the start of those files: open, status, one read, close."""
-        paths, size, take, kept, known = self.paths, self.size, self.take, self.kept, self.known
+        paths, size, take, kept, known = self.paths, self.size, self.take, self.kept(), self.known
         ids, stamps, places = self.ids, self.stamps, self.places
         opening, flags, closing = syscalls.open, syscalls.READ_FLAGS, syscalls.close
         fstat, pread = syscalls.fstat, syscalls.pread

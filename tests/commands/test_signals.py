@@ -86,7 +86,8 @@ def test_a_repair_leaves_nothing_unfinished(source: Path, tmp_path: Path) -> Non
 def test_an_export_leaves_no_part_of_a_file(rows: bool, source: Path, tmp_path: Path) -> None:
     npy2tfrecord.convert(source, tmp_path / "out", num_shards=1, rows=rows)
     stopped(signal.SIGTERM, "write_all", "export", tmp_path / "out", tmp_path / "back")
-    assert tree(tmp_path / "back") == {}
+    expected = {} if rows else tree(source)
+    assert tree(tmp_path / "back").items() <= expected.items()
 
 
 def test_a_second_signal_ends_it_at_once() -> None:

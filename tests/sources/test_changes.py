@@ -14,7 +14,6 @@ from arrays import tree
 from faults import Injector, injected
 
 import npy2tfrecord
-from npy2tfrecord.conversion import surveyor
 from npy2tfrecord.conversion.converter import Progress
 from npy2tfrecord.errors import InputError, OutputError
 
@@ -119,9 +118,8 @@ def test_a_change_that_leaves_the_content_alone_ends_no_run(
 
 @pytest.mark.parametrize("change", [_touch, _overwrite, _grow, _replace])
 def test_a_change_of_the_content_ends_the_run(
-    sources: tuple[list[Path], dict[str, Any]], change: Change, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sources: tuple[list[Path], dict[str, Any]], change: Change, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(surveyor, "BYTES_A_JOB", 0)  # no file is read whole when it is scanned
     files, options = sources
     with pytest.raises(InputError, match=r"has changed since it was scanned|the archive is damaged"):
         _convert_while(change, files, tmp_path / "out", options)
@@ -129,11 +127,13 @@ def test_a_change_of_the_content_ends_the_run(
 
 
 @pytest.mark.parametrize("change", [_touch, _overwrite, _grow, _replace, Path.unlink])
-def test_a_small_file_is_written_as_it_was_when_it_was_scanned(change: Change, tmp_path: Path) -> None:
+def test_a_small_file_on_storage_that_waits_is_written_as_it_was_when_it_was_scanned(
+    change: Change, tmp_path: Path
+) -> None:
     (tmp_path / "s").mkdir()
     files = [_plain(tmp_path / "s" / f"{i}", np.arange(400.0) + i) for i in range(3)]
     npy2tfrecord.convert(tmp_path / "s", tmp_path / "expected", **OPTIONS)
-    _convert_while(change, files, tmp_path / "out", OPTIONS)
+    _convert_while(change, files, tmp_path / "out", {**OPTIONS, "in_flight": 4})
     assert tree(tmp_path / "out") == tree(tmp_path / "expected")
 
 

@@ -18,7 +18,6 @@ from disorder import shuffle_directories
 
 import npy2tfrecord
 from npy2tfrecord import syscalls
-from npy2tfrecord.conversion import surveyor
 from npy2tfrecord.errors import InputError, UsageError
 from npy2tfrecord.planning.feature_summary import make_histogram
 
@@ -304,7 +303,6 @@ def test_file_that_changes_after_the_scan_is_told(
             }
             victim.write_bytes(new[kind])
 
-    monkeypatch.setattr(surveyor, "BYTES_A_JOB", 0)  # no file is read whole when it is scanned
     vanishing(monkeypatch, victim, change, 2)
     with pytest.raises(InputError, match=r"/7\.npy: ") as caught:
         npy2tfrecord.convert(source, tmp_path / "out", num_shards=3, fsync=False, jobs=jobs)
@@ -315,7 +313,6 @@ def test_file_that_changes_after_the_scan_is_told(
 
 def test_file_that_changes_after_the_scan_is_left_out_if_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = plant(tmp_path / "s", *(f"{i}.npy" for i in range(10)))
-    monkeypatch.setattr(surveyor, "BYTES_A_JOB", 0)
     vanishing(monkeypatch, source / "7.npy", (source / "7.npy").unlink, 2)
     manifest = npy2tfrecord.convert(source, tmp_path / "out", num_shards=3, fsync=False, on_error="skip", jobs=1)
     assert [(Path(s.source).name, "gone" in s.reason) for s in manifest.skipped] == [("7.npy", True)]

@@ -116,7 +116,9 @@ def test_small_files_are_kept_whole_while_there_is_room(paths: list[bytes], limi
         return 0
 
     with KeptFiles(100 * (size + 1)) as kept, InFlight(limit) as requests:
-        files = FileStarts(paths=paths, size=8, take=take, odd=lambda number, error: None, kept=kept, **columns(COUNT))
+        files = FileStarts(
+            paths=paths, size=8, take=take, odd=lambda number, error: None, kept=lambda: kept, **columns(COUNT)
+        )
         requests.run(files.read, range(COUNT))
         memory = memory_of(kept.number)
         assert memory is not None
