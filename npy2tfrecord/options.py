@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import operator
 import os
@@ -15,7 +16,7 @@ import numpy as np
 
 from npy2tfrecord.errors import UsageError, display
 from npy2tfrecord.formats.example import KEY
-from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN
+from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN, Hash
 from npy2tfrecord.formats.npy import MAX_RANK, dtype_from_name
 from npy2tfrecord.paths import local_path
 
@@ -25,6 +26,7 @@ DEFAULT_SHARD_SIZE = 128 * 10**6
 MAX_JOBS = 2**20
 MAX_IN_FLIGHT = 1024
 MAX_FOLDS = 1000
+MAX_PARTS = 99_999  # of a conversion: five digits of a file's name
 LOCAL_BACKENDS = ("loky", "multiprocessing", "threading", "sequential")  # joblib's own, on this machine
 
 _UNITS = {"": 1, "b": 1}
@@ -101,6 +103,11 @@ def _parse_patterns(value: Any, option: str) -> tuple[str, ...]:
     return patterns
 
 
+def _parse_paths(value: Any, option: str) -> tuple[str, ...]:
+    several = isinstance(value, Iterable) and not isinstance(value, (str, bytes))
+    return tuple(parse_path(each, option) for each in (value if several else [value]))
+
+
 def _parse_regex(value: Any, option: str) -> str:
     text = parse_text(value, option)
     try:
@@ -123,9 +130,20 @@ def _parse_jobs(value: Any, option: str) -> int:
     return jobs
 
 
-_MEMBER = re.compile(rb"(.+\.npz)\[(.+)\]", re.DOTALL | re.IGNORECASE)
-
 _Parser = Callable[[Any, str], Any]
+
+
+def _parse_part(value: Any, option: str) -> tuple[int, int]:
+    """The number of a part, from 1, and how many there are."""
+    expected = f"expected I/N, such as 3/16: the third of 16 parts; at most {MAX_PARTS}"
+    if isinstance(value, str) and (match := re.fullmatch(r"(\d{1,9})/(\d{1,9})", value)):
+        value = int(match[1]), int(match[2])
+    if isinstance(value, str) or not isinstance(value, Sequence) or len(value) != 2:
+        raise UsageError(f"{option} {value!r}: {expected}")
+    number, count = (parse_integer(each, option, 0, 10**9) for each in value)
+    if not 1 <= number <= count <= MAX_PARTS:
+        raise UsageError(f"{option} {number}/{count}: {expected}")
+    return number, count
 
 
 def _number(least: int, most: int) -> _Parser:
@@ -150,6 +168,7 @@ _PARSERS: dict[str, _Parser] = {
     "exclude": _parse_patterns,
     "files_from": _optional(parse_path),
     "follow_symlinks": parse_flag,
+    "not_in": _parse_paths,
     "on_error": _one_of("fail", "skip"),
     "rows": parse_flag,
     "group_by_suffix": parse_flag,
@@ -168,6 +187,7 @@ _PARSERS: dict[str, _Parser] = {
     "stats": parse_flag,
     "read_back": parse_flag,
     "fsync": parse_flag,
+    "part": _optional(_parse_part),
     "jobs": _optional(_parse_jobs),
     "backend": parse_text,
     "scheduler": _optional(parse_text),
@@ -180,7 +200,7 @@ _PARSERS: dict[str, _Parser] = {
 
 
 class Source(NamedTuple):
-    """A source as it was given: `PATH`, `NAME=PATH` or `SPLIT:NAME=PATH`; `FILE.npz[MEMBER]` and `DIR:GLOB` too."""
+    """A source as it was given: a path with its feature and split, and what it takes of an archive or a directory."""
 
     feature: str | None
     path: bytes
@@ -255,15 +275,18 @@ def _split_of(name: str) -> tuple[str, str | None]:
 
 
 def _locate(place: Path, feature: str | None, split: str | None) -> Source:
-    """The source at a path, at `FILE.npz[MEMBER]` or `DIR:GLOB`; what exists by the whole name is a path."""
+    """The source at a path, `PATH[MEMBER]` or `DIR:GLOB`; what exists by the whole name is a path."""
     path = os.fsencode(local_path(place, "source"))
     if isinstance(place, os.PathLike) or os.path.lexists(path):
         return Source(feature, path, split=split)
-    if match := _MEMBER.fullmatch(path):
-        member = os.fsdecode(match[2])
+    bracket = path.find(b"[") if path.endswith(b"]") else -1
+    while bracket >= 0 and path[:bracket][-4:].lower() != b".npz" and not os.path.isdir(path[:bracket]):
+        bracket = path.find(b"[", bracket + 1)
+    if 0 < bracket < len(path) - 2:
+        member = os.fsdecode(path[bracket + 1 : -1])
         if feature is None and not FEATURE_PATTERN.fullmatch(member):
             raise UsageError(f"source {display(path)}: the member's name can't be a feature's; give it one, NAME=PATH")
-        return Source(feature or member, match[1], member=member, split=split)
+        return _locate(path[:bracket], feature or member, split)._replace(member=member)
     colon = path.find(b":")
     while colon >= 0 and not os.path.isdir(path[:colon]):
         colon = path.find(b":", colon + 1)
@@ -292,6 +315,7 @@ class Options:
     exclude: tuple[str, ...] = ()
     files_from: str | None = None
     follow_symlinks: bool = False
+    not_in: tuple[str, ...] = ()  # data sets whose keys are left out
     on_error: str = "fail"
     # what an example is
     rows: bool = False
@@ -318,6 +342,7 @@ class Options:
     read_back: bool = False
     fsync: bool = True
     # workers
+    part: str | tuple[int, int] | None = None  # a tuple, once it is parsed
     jobs: int | None = None
     backend: str = "loky"
     scheduler: str | None = None
@@ -349,6 +374,11 @@ class Options:
                 f"labels {self.labels!r}: an array has labels by number of row, and goes with rows; without rows, give"
                 " a table, a CSV file with the columns key and label"
             )
+        if self.not_in and self.folds:
+            raise UsageError(
+                f"split {self.split!r} and not_in: folds depend on all examples, and those of the earlier sets are not"
+                " divided again; expected fractions such as 'train=0.9,val=0.1', 'dirs' or a table"
+            )
         if self.scheduler is not None and self.backend != "dask":
             raise UsageError("a scheduler's address goes with backend 'dask'")
         if self.split_by is not None and not self.fractions and not self.folds:
@@ -366,6 +396,12 @@ class Options:
     def has_label_array(self) -> bool:
         """Whether the labels are in a `.npy` file, by number of row."""
         return self.labels is not None and self.labels.lower().endswith(".npy")
+
+    def scan_identity(self, sources: Iterable[Source], version: str) -> str:
+        """What a scan depends on besides the files themselves, as a hash: only with the same can it be shared."""
+        places = [[None if part is None else str(part) for part in source] for source in sources]
+        above = [os.fsdecode(os.path.abspath(source.path)) for source in sources]
+        return str(Hash(json.dumps([version, places, above, self.files_from, self.shaping()]).encode()).hexdigest())
 
     def shaping(self) -> dict[str, Any]:
         """The options that change what is written, as the manifest records them."""
@@ -472,7 +508,9 @@ def _parse_split_table(split: Any) -> str | None:
     """The path of a table of splits; None for any other way to split."""
     if isinstance(split, os.PathLike):
         return parse_path(split, "split")
-    return split if isinstance(split, str) and split.lower().endswith(".csv") and "=" not in split else None
+    if isinstance(split, str) and split.lower().endswith(".csv") and "=" not in split:
+        return parse_path(split, "split")
+    return None
 
 
 def _parse_folds(split: Any) -> int:

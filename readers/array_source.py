@@ -20,20 +20,19 @@ import numpy as np
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, LABEL
-from npy2tfrecord.formats.manifest import Manifest, ShardInfo
+from npy2tfrecord.formats.manifest import Manifest
 from npy2tfrecord.formats.shard import array_of, key_of, label_of
 from npy2tfrecord.formats.tfrecord import unframe
-from npy2tfrecord.paths import local_path
 from npy2tfrecord.storage.in_flight import InFlight
 from readers import splits
-from readers.manifests import PathLike, load_manifest
+from readers.manifests import Paths, PlacedShard, find_sets, load_manifest
 from readers.options import Features, ReadOptions
-from readers.outputs import name_outputs
+from readers.outputs import LENGTH, columns_of, fill, name_columns
 from readers.shards.example_parser import Templates
 from readers.shards.index import Keys, Table, load_keys, load_table
 from readers.shards.presence import check_shards, open_shard
 
-Example = Any  # a dict of arrays, an array or a tuple, as `features` says
+Example = Any  # a dict of arrays, an array or a tuple, in each other too, as `features` says
 
 _MAX_OPEN = 128  # shards kept open by one source
 _GAP_BYTES = 64 * 2**10  # between records that are still read together
@@ -45,9 +44,9 @@ _HELD_BYTES = 64 * 2**20  # of runs that are read at the same time
 class _File:
     """An open file that is closed when nothing holds it any more."""
 
-    def __init__(self, directory: str, info: ShardInfo) -> None:
+    def __init__(self, info: PlacedShard) -> None:
         self.handle = -1
-        self.handle = open_shard(directory, info)
+        self.handle = open_shard(info)
 
     def __del__(self) -> None:
         if self.handle >= 0:
@@ -71,26 +70,27 @@ class ArraySource:
     thread, in forked and spawned processes, and pickles as the path and what was asked for.
     """
 
-    def __init__(self, path: PathLike, *, split: str | None = None, features: Features = None) -> None:
-        self._path = local_path(path, "path")
+    def __init__(self, path: Paths, *, split: str | None = None, features: Features = None) -> None:
+        self._path = find_sets(path)
         self._split = split
         self._features = ReadOptions(features=features).features  # validated
-        self.manifest: Manifest = load_manifest(path)
+        self.manifest: Manifest = load_manifest(self._path)
         if self.manifest.compression != "none":
             raise UsageError(
-                f"{display(self._path)}: its shards are {self.manifest.compression}-compressed, so that no record can "
-                "be found by itself; read them with readers.load_dataset, or convert with --compression none"
+                f"{display(self._path[0])}: its shards are {self.manifest.compression}-compressed, so that no record "
+                "can be found by itself; read them with readers.load_dataset, or convert with --compression none"
             )
         selection = splits.select(self.manifest, split)
-        self._outputs = name_outputs(self.manifest, self._features)
-        for name, column in self._outputs.items():
-            if column.endswith("/length"):
-                raise UsageError(f"{name!r}: arrays here have their own shape; there is no length to ask for")
+        self._structure = name_columns(self.manifest, self._features)
+        self._columns = columns_of(self._structure)
+        for column in self._columns:
+            if column.endswith(LENGTH):
+                raise UsageError(f"{column!r}: arrays here have their own shape; there is no length to ask for")
         self._infos = {info.name: (info, info.array_dtype) for info in self.manifest.features}
         self._shards = selection.shards
         self._parts = selection.parts
         self._ends = list(accumulate(part.count for part in self._parts))
-        check_shards(self._path, [self._shards[part.shard] for part in self._parts])
+        check_shards([self._shards[part.shard] for part in self._parts])
         self._start()
 
     def _start(self) -> None:
@@ -105,7 +105,8 @@ class ArraySource:
         return _remake, (self._path, self._split, self._features)
 
     def __repr__(self) -> str:
-        return f"ArraySource({self._path!r}, split={self._split!r}, examples={len(self)})"
+        paths = self._path if len(self._path) > 1 else self._path[0]
+        return f"ArraySource({paths!r}, split={self._split!r}, examples={len(self)})"
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -169,20 +170,20 @@ class ArraySource:
         """Where the records of a shard are."""
         table = self._tables.get(shard)
         if table is None:
-            table = self._tables[shard] = load_table(self._path, self._shards[shard])
+            table = self._tables[shard] = load_table(self._shards[shard])
         return table
 
     def _keys_of(self, shard: int) -> Keys:
         """The keys of a shard's records."""
         keys = self._keys.get(shard)
         if keys is None:
-            keys = self._keys[shard] = load_keys(self._path, self._shards[shard])
+            keys = self._keys[shard] = load_keys(self._shards[shard])
         return keys
 
     def _file(self, shard: int) -> _File:
         file = self._files.get(shard)
         if file is None:
-            file = _File(self._path, self._shards[shard])
+            file = _File(self._shards[shard])
             with self._lock:
                 file = self._files.setdefault(shard, file)
                 while len(self._files) > _MAX_OPEN:
@@ -268,9 +269,9 @@ class ArraySource:
                 columns = self._templates.parse(unframe(data[start : start + int(sizes[record])]))
                 if not keys.is_at(record, key_of(columns)):
                     raise DamageError("a whole record, but not the one that was written there")
-                examples.append(self._decode(columns))
+                examples.append(self._decode(columns, self._shards[shard].classes))
             except DamageError as error:
-                file = os.path.join(self._path, self._shards[shard].file)
+                file = self._shards[shard].path
                 raise DamageError(f"{display(file)}: record {record} at offset {base + start}: {error}") from None
         return examples
 
@@ -284,19 +285,16 @@ class ArraySource:
         except OSError as error:
             problem = error.strerror or str(error)
         if problem:
-            path = os.path.join(self._path, self._shards[shard].file)
+            path = self._shards[shard].path
             raise DamageError(f"{display(path)}: {problem}")
 
-    def _decode(self, columns: Mapping[str, Any]) -> Example:
-        values = {name: self._value(columns, column) for name, column in self._outputs.items()}
-        if isinstance(self._features, str):
-            return values[self._features]
-        return tuple(values[name] for name in self._features) if isinstance(self._features, tuple) else values
+    def _decode(self, columns: Mapping[str, Any], classes: tuple[int, ...] | None) -> Example:
+        return fill(self._structure, {column: self._value(columns, column, classes) for column in self._columns})
 
-    def _value(self, columns: Mapping[str, Any], column: str) -> Any:
+    def _value(self, columns: Mapping[str, Any], column: str, classes: tuple[int, ...] | None) -> Any:
         value = columns.get(column)
         if column == LABEL:
-            return label_of(columns, self.manifest)
+            return renumbered(label_of(columns, self.manifest), classes)
         if not isinstance(value, memoryview):
             raise DamageError(f"the example has no {column!r}")
         if column == KEY:
@@ -305,5 +303,14 @@ class ArraySource:
         return array_of(columns, info).astype(dtype)  # a copy: aligned, writable, and not holding on to its neighbours
 
 
-def _remake(path: str, split: str | None, features: Features) -> ArraySource:
+def renumbered(label: float, classes: tuple[int, ...] | None) -> float:
+    """What a record's label means among all data sets. Raises `DamageError` for one that is no class of its own."""
+    if classes is None:
+        return label
+    if not isinstance(label, int) or not 0 <= label < len(classes):
+        raise DamageError(f"label {label} is none of the {len(classes)} classes")
+    return classes[label]
+
+
+def _remake(path: list[str], split: str | None, features: Features) -> ArraySource:
     return ArraySource(path, split=split, features=features)

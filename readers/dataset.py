@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
-from npy2tfrecord.paths import local_path
 from readers import splits
-from readers.manifests import PathLike, load_manifest
+from readers.manifests import Paths, load_manifest
 from readers.options import AUTOTUNE, Features, Padding, ReadOptions
-from readers.outputs import choose_outputs
+from readers.outputs import LENGTH, choose_structure, columns_of
 from readers.pipeline.malloc import keep_large_blocks
 from readers.pipeline.strategy import choose
 from readers.shards import damage
-from readers.shards.index import Table, load_table
+from readers.shards.index import find_offsets
 from readers.shards.presence import check_shards
 from readers.splits import Part
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def load_dataset(
-    path: PathLike,
+    path: Paths,
     *,
     split: str | None = None,
     features: Features = None,
@@ -40,6 +39,8 @@ def load_dataset(
     with_lengths: bool = False,
     normalize: bool = False,
     buckets: int | Iterable[int] | None = None,
+    window: int | None = None,
+    hop: int | None = None,
     map_fn: Callable[..., Any] | None = None,
     worker: Any = None,
     deterministic: bool | None = None,
@@ -51,10 +52,11 @@ def load_dataset(
 ) -> tf.data.Dataset:
     """The examples of a data set, as a `tf.data.Dataset`. See `docs/reading.md` for how and how fast.
 
-    path: the directory that npy2tfrecord wrote.
-    split: its name, or a slice of it, as in 'train[:80%]' or 'train[100:200]'; needed only where there are several.
+    path: the directory that npy2tfrecord wrote; a list of them, or a folder of them, is read as one data set.
+    split: its name, or a slice of it, as in 'train[:80%]' or 'train[100:200]', or several, as in 'f0+f1+val[:50%]';
+        needed only where there are several.
     features: None for a dict of all, with `key` (and `label` where there is one); a name for the bare tensor;
-        a tuple of names for a tuple; {'x': 'array'} for a dict with names of your own.
+        a tuple of names for a tuple; {'x': 'array'} for a dict with names of your own; or these in each other.
     batch_size: examples a batch; None for single examples. With buckets also '4MB' or '100000 elements' a batch.
     drop_remainder: leave out the last batch when it is smaller, so that the batch's size is static.
     shuffle: True, or how much is shuffled at a time: examples, or a size such as '256MB'.
@@ -66,6 +68,8 @@ def load_dataset(
     with_lengths: adds `NAME/length`, the size of the axis that varies (a row of sizes where several do).
     normalize: subtract the mean and divide by the deviation that --stats found.
     buckets: a number of buckets, or their boundaries: batches of arrays of similar size, for little padding.
+    window, hop: examples are windows of this size, one every `hop` (or side by side), of the axis that varies, or
+        axis 0; `start` says where each was. An array that is shorter gives none.
     map_fn: applied to single examples, before batches are made.
     worker: (index, count) or a tf.distribute.InputContext: this worker's share of the examples.
     deterministic: whether the order must be the same every time; None where a seed is given or nothing is shuffled.
@@ -80,32 +84,31 @@ def load_dataset(
     options = ReadOptions(
         features=features, batch_size=batch_size, drop_remainder=drop_remainder, shuffle=shuffle, seed=seed,
         repeat=repeat, padding=padding, padding_value=padding_value, ragged=ragged, with_lengths=with_lengths,
-        normalize=normalize, buckets=buckets, map_fn=map_fn, worker=worker, deterministic=deterministic, cache=cache,
+        normalize=normalize, buckets=buckets, window=window, hop=hop, map_fn=map_fn, worker=worker,
+        deterministic=deterministic, cache=cache,
         prefetch=prefetch, num_parallel_calls=num_parallel_calls, tune_malloc=tune_malloc,
         on_corrupt=on_corrupt,
     )  # fmt: skip
     manifest = load_manifest(path)
-    directory = local_path(path, "path")
     selection = splits.select(manifest, split)
-    outputs = choose_outputs(manifest, options)
+    structure = choose_structure(manifest, options)
+    columns = columns_of(structure)
     check_padding_names(manifest, options)
     used_shards = [selection.shards[i] for i in sorted({part.shard for part in selection.parts})]
-    check_shards(directory, used_shards, compare_tails=options.on_corrupt == "raise")
-    parts, indexes = selection.parts, dict[int, Table]()
+    check_shards(used_shards, compare_tails=options.on_corrupt == "raise")
+    parts = selection.parts
     if options.on_corrupt == "skip":
-        damaged = damage.find(directory, selection.shards, parts, manifest.compression)
+        damaged = damage.find(selection.shards, parts, manifest.compression)
         parts = damage.without(parts, damaged)
-        impassable = {each.shard for each in damaged if each.head}
-        indexes = {shard: load_table(directory, selection.shards[shard]) for shard in impassable}
         if damaged:
-            damage.warn(directory, selection.shards, damaged)
+            damage.warn(selection.shards, damaged)
     parts = splits.share(parts, *options.worker_index())
 
     from readers.pipeline.builder import Builder
     from readers.pipeline.decoding import make_decoder
     from readers.pipeline.shard_records import ShardRecords
 
-    used = features_used(manifest, outputs)
+    used = features_used(manifest, columns)
     compressed = manifest.compression != "none"
     strategy = choose(
         used, selection.example_bytes, sum(part.count for part in parts), len(parts), options, compressed=compressed
@@ -115,16 +118,17 @@ def load_dataset(
     decoders = [make_decoder(info, strategy.methods[info.name], options) for info in used]
 
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
-        label = manifest.label_dtype if LABEL in outputs.values() else None
-        return ShardRecords(directory, selection.shards, parts, manifest.compression, label, decoders, indexes)
+        label = manifest.label_dtype if LABEL in columns else None
+        offsets = find_offsets(selection.shards, parts, manifest.compression)
+        return ShardRecords(selection.shards, parts, manifest.compression, label, decoders, offsets)
 
-    return Builder(make_stage, parts, decoders, outputs, options, strategy).build()
+    return Builder(make_stage, parts, decoders, structure, options, strategy, manifest.examples).build()
 
 
-def features_used(manifest: Manifest, outputs: Mapping[str, str]) -> list[FeatureInfo]:
-    """The features that the outputs need, in the manifest's order."""
-    columns = {column.removesuffix("/length") for column in outputs.values()}
-    return [info for info in manifest.features if info.name in columns]
+def features_used(manifest: Manifest, columns: Iterable[str]) -> list[FeatureInfo]:
+    """The features that these columns need, in the manifest's order."""
+    names = {column.removesuffix(LENGTH) for column in columns}
+    return [info for info in manifest.features if info.name in names]
 
 
 def check_padding_names(manifest: Manifest, options: ReadOptions) -> None:

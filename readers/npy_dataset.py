@@ -21,7 +21,7 @@ from npy2tfrecord.storage.in_flight import MOST_IN_FLIGHT
 from readers import splits
 from readers.dataset import check_padding_names, features_used
 from readers.options import ReadOptions
-from readers.outputs import choose_outputs
+from readers.outputs import choose_structure, columns_of
 from readers.pipeline.malloc import keep_large_blocks
 from readers.pipeline.strategy import choose, waiting
 from readers.splits import Part
@@ -74,9 +74,10 @@ def load_npy(
     examples = join(scanned, source_options)
     manifest = _describe(examples, rows)
     selection = splits.select(manifest, split)
-    outputs = choose_outputs(manifest, chosen)
+    structure = choose_structure(manifest, chosen)
+    columns = columns_of(structure)
     check_padding_names(manifest, chosen)
-    used = features_used(manifest, outputs)
+    used = features_used(manifest, columns)
     _check_readable(examples, used, rows)
     parts = splits.share(selection.parts, *chosen.worker_index())
 
@@ -100,9 +101,9 @@ def load_npy(
     ]
 
     def make_stage(parts: Sequence[Part]) -> NpyFiles:
-        return NpyFiles(examples, parts, decoders, "label" in outputs.values(), strategy.ahead)
+        return NpyFiles(examples, parts, decoders, "label" in columns, strategy.ahead)
 
-    return Builder(make_stage, parts, decoders, outputs, chosen, strategy).build()
+    return Builder(make_stage, parts, decoders, structure, chosen, strategy, manifest.examples).build()
 
 
 def _common_header(examples: Examples, info: FeatureInfo) -> int:

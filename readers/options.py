@@ -6,7 +6,7 @@ import math
 import numbers
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -18,7 +18,7 @@ from npy2tfrecord.paths import local_path
 
 AUTOTUNE: Final = -1  # what tf.data.AUTOTUNE is: the reader chooses
 
-Features = str | tuple[str, ...] | Mapping[str, str] | None
+Features = str | Sequence[Any] | Mapping[str, Any] | None  # names, in tuples and dicts of any depth
 Padding = str | Mapping[str, tuple[int | None, ...]]
 
 _FLAGS = (bool, np.bool_)
@@ -67,6 +67,8 @@ class ReadOptions:
     with_lengths: bool = False
     normalize: bool = False
     buckets: int | Iterable[int] | None = None
+    window: int | None = None
+    hop: int | None = None
     map_fn: Callable[..., Any] | None = None
     worker: Any = None
     deterministic: bool | None = None
@@ -85,6 +87,7 @@ class ReadOptions:
         self._check_batch()
         self._check_features()
         self._check_shuffle()
+        self._check_window()
         if isinstance(self.repeat, _FLAGS):
             self._check_flag("repeat", "")
         else:
@@ -143,23 +146,18 @@ class ReadOptions:
             raise UsageError("buckets pad to the longest example of each batch; leave padding out")
 
     def _check_features(self) -> None:
-        names: Iterable[Any]
         if self.features is None:
-            names = ()
-        elif isinstance(self.features, str):
-            names = (self.features,)
-        elif isinstance(self.features, Mapping):
-            names = (*self.features, *self.features.values())
-        elif isinstance(self.features, list | tuple):
-            object.__setattr__(self, "features", tuple(self.features))
-            names = self.features
-        else:
-            names = (None,)
-        if not all(isinstance(name, str) for name in names) or (self.features is not None and not names):
-            raise UsageError(f"features={self.features!r}: expected a name, a tuple of names or a dict of names")
-        if self.with_lengths and not (self.features is None or isinstance(self.features, Mapping)):
+            return
+        features = _freeze(self.features)
+        if features is None:
             raise UsageError(
-                "with_lengths=True adds members to a dict; with a tuple name them: ('array', 'array/length')"
+                f"features={self.features!r}: expected a name, or a tuple or a dict of names (or of tuples and dicts)"
+            )
+        object.__setattr__(self, "features", features)
+        is_flat = isinstance(features, dict) and all(isinstance(name, str) for name in features.values())
+        if self.with_lengths and not is_flat:
+            raise UsageError(
+                "with_lengths=True adds members to a dict; otherwise name them, as in ('array', 'array/length')"
             )
 
     def _check_shuffle(self) -> None:
@@ -171,6 +169,17 @@ class ReadOptions:
             self._check_integer("shuffle", 1, "True, False, a number of examples or a size such as '256MB'")
         if self.seed is not None:
             self._check_integer("seed", 0, "a number from 0 to 2**63 - 1")
+
+    def _check_window(self) -> None:
+        for name in ("window", "hop"):
+            if getattr(self, name) is not None:
+                self._check_integer(name, 1, "a size of 1 or more")
+        if self.window is None and self.hop is not None:
+            raise UsageError(f"hop={self.hop}: give a window too")
+        if self.window is not None and (self.ragged or self.buckets is not None):
+            raise UsageError("windows are all of one size; leave ragged and buckets out")
+        if self.window is not None and self.hop is None:
+            object.__setattr__(self, "hop", self.window)
 
     def _check_padding(self) -> None:
         values = self.padding_value.values() if isinstance(self.padding_value, Mapping) else (self.padding_value,)
@@ -226,6 +235,21 @@ class ReadOptions:
         if self.shuffle is True:
             return max(1, min(default_examples, math.floor(default_bytes / max(example_bytes, 1))))
         return int(self.shuffle)
+
+
+def _freeze(features: Any) -> Any:
+    """Names in tuples and dicts, however nested, lists made tuples; None for anything else."""
+    if isinstance(features, str):
+        return features
+    if isinstance(features, Mapping):
+        members: Any = {name: _freeze(member) for name, member in features.items()}
+        good = all(isinstance(name, str) for name in members) and None not in members.values()
+    elif isinstance(features, list | tuple):
+        members = tuple(map(_freeze, features))
+        good = None not in members
+    else:
+        return None
+    return members if members and good else None
 
 
 def _is_integer(value: Any) -> bool:

@@ -1,19 +1,19 @@
-"""Which records of which shards to read: slices of a split, shares of workers, lanes. Pure arithmetic, no I/O."""
+"""Which records of which shards to read: slices of a split, shares of workers, runs. Pure arithmetic, no I/O."""
 
 from __future__ import annotations
 
 import re
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import cast
 
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.formats.manifest import Manifest, ShardInfo
+from npy2tfrecord.formats.manifest import Manifest
+from readers.manifests import PlacedShard
 
-LEAST_LANES = 4  # that are read at the same time, where there is so much
-_UNEVEN = 1.25  # times as long as the others may the first lane be
-
+_EXPECTED = "a name, a slice such as 'train[:80%]' or 'train[100:200]', or several such as 'train+val[:50%]'"
 _SLICE = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
 
 
@@ -28,10 +28,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The records that were asked for: of one split, in the order of its shards."""
+    """The records that were asked for: of the shards of all splits that were named, in their order."""
 
-    split: str
-    shards: tuple[ShardInfo, ...]
+    shards: tuple[PlacedShard, ...]
     parts: tuple[Part, ...]
 
     @property
@@ -40,28 +39,36 @@ class Selection:
 
     @property
     def example_bytes(self) -> float:
-        """Mean size of a record of the split."""
+        """Mean size of a record of these splits."""
         return sum(s.bytes for s in self.shards) / max(1, sum(s.examples for s in self.shards))
 
 
 def select(manifest: Manifest, split: str | None) -> Selection:
-    """The records of a split or of a slice of one, such as `train[:80%]`; None is the only split there is."""
+    """The records of a split, of a slice of one (`train[:80%]`), or of several (`f0+f1`); None is the only split."""
     if split is None:
         if len(manifest.splits) != 1:
             raise UsageError(f"several splits here, say which: {_names(manifest.splits)}")
         (split,) = manifest.splits
-    match = _SLICE.fullmatch(split) if isinstance(split, str) else None
-    if match is None:
-        raise UsageError(f"split={split!r}: expected a name, or a slice such as 'train[:80%]' or 'train[100:200]'")
-    name = match["name"]
-    if name not in manifest.splits:
-        raise UsageError(f"no split {name!r} here; there are {_names(manifest.splits)}")
-    shards = tuple(manifest.splits[name])
-    total = sum(shard.examples for shard in shards)
-    start = _boundary(match["start"], total, 0)
-    stop = _boundary(match["stop"], total, total)
-    parts = cut([shard.examples for shard in shards], start, max(start, stop))
-    return Selection(name, shards, parts)
+    if not isinstance(split, str):
+        raise UsageError(f"split={split!r}: expected {_EXPECTED}")
+    shards: list[PlacedShard] = []
+    begins: dict[str, int] = {}  # where a split's shards are among all of them
+    parts: list[Part] = []
+    for term in split.split("+"):
+        match = _SLICE.fullmatch(term.strip())
+        if match is None:
+            raise UsageError(f"split={split!r}: expected {_EXPECTED}")
+        name = match["name"]
+        if name not in manifest.splits:
+            raise UsageError(f"no split {name!r} here; there are {_names(manifest.splits)}")
+        sizes = [shard.examples for shard in manifest.splits[name]]
+        if name not in begins:
+            begins[name] = len(shards)
+            shards += cast("Sequence[PlacedShard]", manifest.splits[name])  # as `load_manifest` makes them
+        start = _boundary(match["start"], sum(sizes), 0)
+        stop = _boundary(match["stop"], sum(sizes), sum(sizes))
+        parts += (replace(part, shard=begins[name] + part.shard) for part in cut(sizes, start, max(start, stop)))
+    return Selection(tuple(shards), tuple(parts))
 
 
 def _names(splits: Mapping[str, object]) -> str:
@@ -126,44 +133,20 @@ def share(parts: Sequence[Part], index: int, count: int) -> tuple[Part, ...]:
     return narrow(parts, *even_split(total, index, count))
 
 
-def lanes(parts: Sequence[Part], batch: int, count: int, *, seekable: bool = True) -> list[tuple[Part, ...]]:
-    """Cut the parts into at most `count` runs of whole batches that are read at the same time.
+def runs(parts: Sequence[Part], batch: int, most: int, *, seekable: bool = True) -> list[tuple[Part, ...]]:
+    """Cut the parts into consecutive runs of `most` whole batches, which lanes read side by side.
 
-    Taking a batch from every lane in turn, the smaller one that may be left over is the very last.
-    Where the middle of a part isn't `seekable`, but only reached by reading what is before, lanes begin
-    where parts do, or a few batches behind, as far as that leaves them equally long.
+    Only the last batch of the last run may be smaller. Where the middle of a part isn't `seekable`, but only reached
+    by reading what is before, a run begins at the first whole batch of a part, and may be longer than `most`.
     """
     bounds = [0, *accumulate(part.count for part in parts)]
-    starts = None if seekable else _starts_at_parts(bounds, batch, count)
-    if starts is None:
-        count = count if seekable else min(count, max(len(parts), LEAST_LANES))
-        batches = -(-bounds[-1] // batch)
-        # No lane is longer than the last one, which has the smaller batch.
-        starts = [even_split(batches, lane, count)[0] * batch for lane in range(count)] + [bounds[-1]]
-    return [_narrow(parts, bounds, start, stop) for start, stop in pairwise(starts) if stop > start]
-
-
-def _starts_at_parts(bounds: Sequence[int], batch: int, count: int) -> list[int] | None:
-    """The bounds of lanes that start at parts, or a few records behind; None where the parts are too uneven for that.
-
-    Only the first lane may end with a smaller batch, so it is made the longest, by a batch. Every other lane holds
-    whole batches: it starts at the first record of a part behind which their number is a multiple of the batch. With
-    batches of 4 and 2 lanes, four parts of 10 records are cut at 24, four parts of 9 at 20.
-    """
-    total, parts = bounds[-1], len(bounds) - 1
-    least = min(LEAST_LANES, count)
-    # When most lanes have ended, enough are left to keep a machine busy.
-    fitting = (n for n in range(min(count, parts), least - 1, -1) if parts % n == 0 or parts % n >= least)
-    lanes = next(fitting, 0)
-    if lanes < 2:
-        return None
-    begins = [bounds[-(-lane * parts // lanes)] for lane in range(1, lanes)]
-    starts = [0, *(total - (total - begin) // batch * batch for begin in begins), total]
-    longest = max(stop - start for start, stop in pairwise(starts[1:]))
-    excess = longest // batch + 1 - -(-starts[1] // batch)
-    starts[1] += max(0, excess) * batch
-    even = excess <= 2 and starts[1] <= starts[2] and starts[1] <= longest * _UNEVEN + 2 * batch
-    return starts if even else None
+    total, size = bounds[-1], batch * most
+    starts = list(range(0, total, size)) if seekable else [0]
+    for bound in () if seekable else bounds[1:-1]:
+        start = -(-bound // batch) * batch
+        if start >= starts[-1] + size and start < total:
+            starts.append(start)
+    return [_narrow(parts, bounds, start, stop) for start, stop in pairwise([*starts, total]) if stop > start]
 
 
 def split_up(parts: Sequence[Part], pieces: int) -> tuple[Part, ...]:

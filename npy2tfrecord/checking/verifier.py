@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from npy2tfrecord import syscalls
@@ -20,6 +21,7 @@ from npy2tfrecord.formats.shard import NO_LINK_FLAGS, check_example, content_of,
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Options, Sources, anchored, parse_path, parse_sources
+from npy2tfrecord.options import Path as AnyPath
 
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20
@@ -42,6 +44,7 @@ def verify(
     source: Sources | None = None,
     labels: str | os.PathLike[str] | None = None,
     split: str | os.PathLike[str] | None = None,
+    not_in: AnyPath | Sequence[AnyPath] = (),
     repair: bool = False,
     jobs: int | None = None,
     backend: str = "loky",
@@ -52,9 +55,9 @@ def verify(
     """Check that a data set is whole: every shard, record and index is what the manifest says.
 
     With `source`, every record is also compared with what its source makes now; `labels` and `split` are the files of
-    labels and of splits if the conversion had them. With `repair`, damaged shards are written again from the sources,
-    to the bytes they had, and `repaired` is called with each damage that is no more. `jobs`, `backend`, `scheduler` and
-    `in_flight` are those of `convert`.
+    labels and of splits if the conversion had them, and `not_in` its earlier data sets. With `repair`, damaged shards
+    are written again from the sources, to the bytes they had, and `repaired` is called with each damage that is no
+    more. `jobs`, `backend`, `scheduler` and `in_flight` are those of `convert`.
 
     Returns the manifest. Raises `DamageError` that lists what is damaged: shard, record, offset, key, and the source
     if it is known; `UsageError` when there is no data set.
@@ -75,6 +78,7 @@ def verify(
         damaged |= _check_shards(path, manifest, jobs, backend)
         if source is not None:
             options = _options_of(manifest, {"labels": labels, "split": split}, running)
+            options = replace(options, not_in=_earlier_sets(manifest, not_in))  # type: ignore[arg-type]
             if repair and damaged:
                 manifest = Conversion(source, path, options).run(damaged=frozenset(damaged))
                 if repaired is not None:
@@ -142,6 +146,13 @@ def _options_of(manifest: Manifest, files: Mapping[str, str | os.PathLike[str] |
         raise
     except (TypeError, ValueError, LookupError, AttributeError) as error:
         raise DamageError(f"the manifest's options are not those of this version: {error}") from None
+
+
+def _earlier_sets(manifest: Manifest, paths: AnyPath | Sequence[AnyPath]) -> AnyPath | Sequence[AnyPath]:
+    """The data sets whose keys the conversion left out. Raises `UsageError` where they must be named, or must not."""
+    if not paths and manifest.sources.get("not_in") is not None:
+        raise UsageError("the data set holds what earlier ones lacked: name them with --not-in SET")
+    return paths
 
 
 def _compare(

@@ -24,6 +24,8 @@ SELECTION_OPTIONS = ("include", "exclude", "files_from", "follow_symlinks", "on_
 EXAMPLE_OPTIONS = ("rows", "group_by_suffix", "members", "dtype", "rank", "void_dtype")
 RUNNING_OPTIONS = ("jobs", "backend", "scheduler", "in_flight")
 
+_TAKING_REGEX = ("--key-by", "--label-by", "--split-by")
+
 
 class Command(Protocol):
     """A module of this package that is a command of the same name."""
@@ -65,8 +67,19 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
     command = load(name)
     options = _empty_parser(name, command, add_help=False)
     command.add_options(options)
-    arguments, others = options.parse_known_args(words[:end])
+    arguments, others = options.parse_known_args(_with_expressions_joined(words[:end]))
     return make_parser(name).parse_args([*others, *words[end:]], arguments)
+
+
+def _with_expressions_joined(words: Sequence[str]) -> list[str]:
+    r"""The words, with `--label-by '-(\d+)$'` as one: argparse takes a word that begins with a dash for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in _TAKING_REGEX and len(word) > 2 and word[0] == "-" != word[1]:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
 
 
 def _empty_parser(name: str, command: Command, add_help: bool) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from typing import Any
 
 from npy2tfrecord.commands.arguments import (
     EXAMPLE_OPTIONS,
@@ -23,10 +24,11 @@ DESCRIPTION = "Convert .npy and .npz files to sharded TFRecords. Run it again to
 # Keywords of `npy2tfrecord.convert` that are options here.
 OPTIONS = (
     *SELECTION_OPTIONS,
+    "not_in",
     *EXAMPLE_OPTIONS,
     *("missing", "labels", "label_by", "key_by", "stats"),
     *("split", "split_by", "shard_size", "num_shards", "sort", "shuffle", "seed", "compression"),
-    *("fsync", "read_back"),
+    *("fsync", "read_back", "part"),
     *RUNNING_OPTIONS,
 )
 
@@ -40,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     add_selection(parser)
+    parser.add_argument(
+        "--not-in",
+        metavar="SET",
+        action="append",
+        help="only sources whose keys this data set lacks; may be repeated",
+    )
     group = parser.add_argument_group("features and labels")
     add = group.add_argument
     add("--missing", choices=("fail", "skip"), help="what to do with a key that a named source lacks (fail)")
@@ -67,6 +75,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--seed", metavar="N", type=int, help="seed of the order and the splits (0)")
     add("--compression", choices=("none", "gzip", "zlib"), help="compress whole shards; TensorFlow reads both (none)")
     add_running(parser)
+    parser.add_argument("--part", metavar="I/N", help="write every N-th shard only, beside runs of the other parts")
     add = parser.add_argument
     add("--dry-run", action="store_true", default=False, help="show what would be written")
     add("--overwrite", action="store_true", default=False, help="replace the data set that is in OUT")
@@ -90,7 +99,14 @@ def run(arguments: argparse.Namespace) -> int:
         conversion = Conversion(arguments.sources, out, options, overwrite=arguments.overwrite, progress=progress)
         manifest = conversion.run(dry_run=arguments.dry_run)
     if arguments.json:
-        print(json.dumps(manifest.to_json() | {"passed_over": dict(conversion.passed_over)}, indent=1))
+        more: dict[str, Any] = {"passed_over": dict(conversion.passed_over)}
+        if conversion.unfinished_parts is not None:
+            more["unfinished_parts"] = list(conversion.unfinished_parts[0])
+        print(json.dumps(manifest.to_json() | more, indent=1))
+    elif options.part is not None and not conversion.was_complete and not arguments.dry_run:
+        print(f"{display(out)}: part {arguments.part} is done, {text.part_text(manifest)}")
+    elif not manifest.examples:
+        print(f"{display(out)}: nothing new, and nothing written")
     elif conversion.was_complete:
         count = text.count_text(manifest.examples, "example")
         shards = text.count_text(len(manifest.shards), "shard")
@@ -100,8 +116,12 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         did = "Would write to" if arguments.dry_run else "Wrote"
         print(text.manifest_text(manifest, f"{did} {display(out)}"))
+        if conversion.unfinished_parts is not None:
+            print("\n" + text.unfinished_parts_text(*conversion.unfinished_parts))
         if conversion.passed_over:
             print("\n" + text.passed_over_text(conversion.passed_over))
         if not arguments.dry_run:
             print("\n" + text.reading_text(manifest, out))
+    if conversion.known is not None and not arguments.json:
+        print(text.known_text(conversion.known))
     return 3 if manifest.skipped else 0

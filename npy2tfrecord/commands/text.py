@@ -15,6 +15,7 @@ from npy2tfrecord.formats.manifest import FILE_NAME, FeatureInfo, Histogram, Man
 
 if TYPE_CHECKING:
     from npy2tfrecord.conversion.surveyor import ScanReport
+    from npy2tfrecord.planning.examples import Known
 
 _COLUMNS = 80
 _BAR_WIDTH = 40
@@ -197,6 +198,27 @@ def passed_over_text(counts: Mapping[str, int]) -> str:
     kinds = [f"{count:,} {kind}" for kind, count in counts.items()]
     others = sum([*counts.values()][_SHOWN_KINDS:])
     return "Passed over: " + ", ".join(kinds[:_SHOWN_KINDS] + [f"{others:,} others"] * bool(others))
+
+
+def known_text(known: Known) -> str:
+    """What the sets of `--not-in` hold, and what has become of it."""
+    changed = f"{count_text(known.changed, 'source')} {'has' if known.changed == 1 else 'have'} another size now"
+    return (
+        f"Left out: {count_text(known.examples, 'example')} that the earlier sets hold; {changed},"
+        f" {count_text(known.gone, 'key')} {'has' if known.gone == 1 else 'have'} no source any more"
+    )
+
+
+def part_text(manifest: Manifest) -> str:
+    """What a part has written."""
+    shards, examples = count_text(len(manifest.shards), "shard"), count_text(manifest.examples, "example")
+    return f"{examples} in {shards}; run without --part when all parts are done"
+
+
+def unfinished_parts_text(parts: tuple[int, ...], count: int) -> str:
+    """Which parts had shards missing, which the last run wrote itself."""
+    shown = ", ".join(map(str, parts[:_SHOWN_SKIPPED])) + ", ..." * (len(parts) > _SHOWN_SKIPPED)
+    return f"Not finished, and written by this run: part {shown} of {count}"
 
 
 def skipped_text(skipped: Sequence[Skipped], where: str) -> str:

@@ -12,7 +12,7 @@ USAGE = "[options] OUT [--source SOURCE...]"
 DESCRIPTION = "Check every byte of a converted data set, as read from the disk."
 
 # Keywords of `npy2tfrecord.verify` that are options here.
-OPTIONS = ("source", "labels", "split", "repair", *RUNNING_OPTIONS)
+OPTIONS = ("source", "labels", "split", "not_in", "repair", *RUNNING_OPTIONS)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +30,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--labels", metavar="FILE", help="the .csv or .npy of labels, if the conversion had one")
     add("--split", metavar="FILE.csv", help="the table of splits, if the conversion had one")
+    add("--not-in", metavar="SET", action="append", help="a data set that the conversion was an addition to")
     add("--repair", action="store_true", default=False, help="write damaged shards again from --source, and list them")
     add_running(parser)
     add_json(parser)

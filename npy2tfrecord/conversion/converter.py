@@ -7,10 +7,11 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from npy2tfrecord import __version__
 from npy2tfrecord.conversion.dispatcher import write_all
-from npy2tfrecord.conversion.finish import make_manifest, planned_entries, repaired_manifest
+from npy2tfrecord.conversion.finish import make_manifest, nothing_new, part_manifest, planned_entries, repaired_manifest
 from npy2tfrecord.conversion.resume import (
     Entries,
     check_begun,
@@ -20,9 +21,10 @@ from npy2tfrecord.conversion.resume import (
     kept_shards,
     lost_shards,
 )
+from npy2tfrecord.conversion.shared_scan import shared_scan
 from npy2tfrecord.conversion.surveyor import keep_small_files, survey
 from npy2tfrecord.conversion.workspace import Workspace
-from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError
+from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError, UsageError, display
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
@@ -30,6 +32,7 @@ from npy2tfrecord.options import (
     DEFAULT_SHARD_SIZE,
     Dtype,
     Options,
+    Path,
     Rank,
     Sources,
     anchored,
@@ -37,11 +40,14 @@ from npy2tfrecord.options import (
     parse_sources,
     with_splits_of,
 )
+from npy2tfrecord.planning.earlier_sets import EarlierSets
+from npy2tfrecord.planning.examples import Known
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.planner import plan
 from npy2tfrecord.sources.finder import Batch, collect, find, passed_over
+from npy2tfrecord.sources.scanner import Scan
 from npy2tfrecord.storage.kept import KeptFiles
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
@@ -73,6 +79,7 @@ def convert(
     exclude: str | Sequence[str] = (),
     files_from: str | os.PathLike[str] | None = None,
     follow_symlinks: bool = False,
+    not_in: Path | Sequence[Path] = (),
     on_error: str = "fail",
     rows: bool = False,
     group_by_suffix: bool = False,
@@ -95,6 +102,7 @@ def convert(
     compression: str = "none",
     fsync: bool = True,
     read_back: bool = False,
+    part: str | tuple[int, int] | None = None,
     jobs: int | None = None,
     backend: str = "loky",
     scheduler: str | None = None,
@@ -114,6 +122,8 @@ def convert(
     include, exclude: globs as in gitignore: only files that match, no files or directories that match.
     files_from: a file that lists the files to take, below each source.
     follow_symlinks: search directories behind symbolic links too.
+    not_in: data sets: only sources whose keys these lack are converted. Where nothing is new, nothing is written, and
+        the manifest has no examples.
     on_error: 'fail' at the first bad source, or 'skip' bad sources and list them in the manifest.
     rows: every row along axis 0 is an example.
     group_by_suffix: `0001.image.npy` and `0001.mask.npy` are features of example `0001`.
@@ -140,6 +150,9 @@ def convert(
     compression: 'none', 'gzip' or 'zlib', of whole shards.
     fsync: wait until the disk has the data.
     read_back: read each shard back from the disk before it counts as written.
+    part: 'I/N', such as '3/16', or a tuple: write every N-th shard only, from the I-th on, beside the runs of other
+        parts. The manifest returned has the shards of the part alone. A call without it, when all parts are done,
+        writes the manifest of the whole.
     jobs: worker processes; None for one per core.
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
@@ -152,15 +165,16 @@ def convert(
     fails, `ConflictError` where other data or another run is in `out`, `WorkerError` where a worker process keeps
     dying, and `ClusterError` where the Dask cluster is gone; see `npy2tfrecord.errors`.
     """
-    # Options brings these five to the types of its fields.
+    # Options brings these six to the types of its fields.
     options = Options(
         include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
         void_dtype=void_dtype,  # type: ignore[arg-type]
+        not_in=not_in,  # type: ignore[arg-type]
         follow_symlinks=follow_symlinks, on_error=on_error, rows=rows, group_by_suffix=group_by_suffix, members=members,
         missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, rank=rank, stats=stats, split=split,
         split_by=split_by, shard_size=shard_size, num_shards=num_shards, sort=sort, shuffle=shuffle, seed=seed,
-        compression=compression, fsync=fsync, read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler,
-        in_flight=in_flight,
+        compression=compression, fsync=fsync, read_back=read_back, part=part, jobs=jobs, backend=backend,
+        scheduler=scheduler, in_flight=in_flight,
     )  # fmt: skip
     converting = Conversion(sources, parse_path(out, "out"), options, overwrite=overwrite, progress=progress)
     return converting.run(dry_run=dry_run)
@@ -187,11 +201,16 @@ class Conversion:
         self.progress = progress
         self.was_complete = False
         self.passed_over: Mapping[str, int] = {}  # how many files of which kind are no sources
+        self.known: Known | None = None  # what the sets of `not_in` hold
         self._files = 0, 0  # found, scanned
         self._memory: KeptFiles | None = None
         if not pool.is_local(options.backend):
             out = os.path.abspath(out)
-        self.workspace = Workspace(out, sync=options.fsync)
+        if overwrite and options.part is not None:
+            raise UsageError("part and overwrite: parts would remove one another's shards; overwrite without part")
+        self._part: tuple[int, int] | None = options.part  # type: ignore[assignment]  # it is parsed
+        self.unfinished_parts: tuple[tuple[int, ...], int] | None = None  # which had to be finished here, of how many
+        self.workspace = Workspace(out, sync=options.fsync, part=self._part)
 
     def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
@@ -208,7 +227,7 @@ class Conversion:
             workspace.check_own()
         batches: Iterable[Batch] = find(self.sources, self.options)
         earlier = None if self.overwrite else workspace.found_manifest()
-        if earlier is not None:
+        if earlier is not None and not self.options.not_in:
             batches = list(batches)  # the names show a complete data set, unless files have its labels or splits
             found = collect(batches)
             self.passed_over = passed_over(found)
@@ -216,14 +235,24 @@ class Conversion:
             knows_all = self.options.labels in (None, "dirs") and self.options.split_table is None
             if knows_all and not self._lost(earlier, damaged):
                 return self._complete(earlier)
+        if earlier is None and self._part is not None and not dry_run:
+            return self._run_part(batches, damaged)
         planned, fingerprint = self._plan(batches)
         if earlier is not None:
             self._check_same(earlier, fingerprint)
             if not self._lost(earlier, damaged):
                 return self._complete(earlier)
             check_repairable(workspace.out, earlier)
+            if self._part is not None:
+                raise UsageError(f"{display(workspace.out)} is finished and has lost shards since: run without part")
+        if not len(planned.examples):
+            return nothing_new(planned, fingerprint, self.options, self._base)
         if dry_run:
-            return make_manifest(planned, planned_entries(planned), fingerprint, self.options, self._base)
+            whole = planned_entries(planned)
+            if self._part is not None:
+                mine = {file: whole[file] for file in planned.files_of_part(*self._part)}
+                return part_manifest(planned, mine, fingerprint, self.options, self._base)
+            return make_manifest(planned, whole, fingerprint, self.options, self._base)
         with self._workspace_taken():
             if earlier is None and not self.overwrite and (other := workspace.found_manifest()):
                 self._check_same(other, fingerprint)  # another run was faster
@@ -239,6 +268,36 @@ class Conversion:
             workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()})
             return made
 
+    def _run_part(self, batches: Iterable[Batch], damaged: frozenset[str]) -> Manifest:
+        """Write the shards of one part, beside other parts; returns their manifest."""
+        workspace = self.workspace
+        with self._workspace_taken():
+            if not workspace.is_finished:
+                try:
+                    return self._write_part(batches)
+                except UnstableError:
+                    workspace.forget_scan()  # it may be older than the sources
+                    raise
+        return self._run(False, damaged)  # the last run has finished the set meanwhile
+
+    def _write_part(self, batches: Iterable[Batch]) -> Manifest:
+        def scan(beat: Callable[[], None]) -> Scan:
+            def report(found: int, scanned: int) -> None:
+                beat()
+                self._report_files(found, scanned)
+
+            return survey(batches, self.options, report, self._memory)
+
+        identity = self.options.scan_identity(self.sources, __version__)
+        tick = partial(self._report_files, 0, 0)
+        planned, fingerprint = self._plan_scan(shared_scan(self.workspace, identity, self.options, scan, tick))
+        if not len(planned.examples):
+            self.workspace.abandon()
+            return nothing_new(planned, fingerprint, self.options, self._base)
+        self._begin_or_resume(planned, fingerprint)
+        entries = self._write_shards(planned, None, frozenset())
+        return part_manifest(planned, entries, fingerprint, self.options, self._base)
+
     def plan_like(self, manifest: Manifest, kept: KeptFiles | None = None) -> Plan:
         """The plan by which `manifest` came about. Raises `ConflictError` when the sources make another.
 
@@ -253,10 +312,15 @@ class Conversion:
 
     def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, Fingerprint]:
         """The plan for the files found and those that are still being found, and the sources' fingerprint."""
-        scanned = survey(batches, self.options, self._report_files, self._memory)
+        return self._plan_scan(survey(batches, self.options, self._report_files, self._memory))
+
+    def _plan_scan(self, scanned: Scan) -> tuple[Plan, Fingerprint]:
         self.passed_over = passed_over(scanned.found)
-        planned = plan(join(scanned, self.options), self.options)
-        return planned, Fingerprint.of_files(scanned.found).with_plan(planned)
+        earlier = EarlierSets(self.options.not_in) if self.options.not_in else None
+        planned = plan(join(scanned, self.options), self.options, earlier)
+        self.known = planned.examples.known
+        found = scanned.found if earlier is None else earlier.without_known(scanned.found)
+        return planned, Fingerprint.of_files(found).with_plan(planned)
 
     def _check_same(self, there: Manifest, fingerprint: Fingerprint) -> None:
         check_same(self.workspace.out, there.options, there.sources, self.options, fingerprint)
@@ -313,10 +377,16 @@ class Conversion:
         workspace, options = self.workspace, self.options
         before = {shard.file: shard for shard in earlier.shards} if earlier else {}
         written = workspace.entries() if earlier is None else {f: ShardEntry.of(s) for f, s in before.items()}
-        candidates = {file: entry for file, entry in written.items() if file not in damaged}
-        entries = kept_shards(workspace.out, planned, candidates, options, self._jobs)
         sizes = planned.shard_sizes()
+        if self._part is not None:
+            sizes = {file: sizes[file] for file in planned.files_of_part(*self._part)}
+        candidates = {file: entry for file, entry in written.items() if file not in damaged and file in sizes}
+        entries = kept_shards(workspace.out, planned, candidates, options, self._jobs)
         missing = sizes.keys() - entries.keys()
+        if missing and self._part is None and len(counts := workspace.part_counts()) == 1:
+            (count,) = counts
+            numbers = {i % count + 1 for i, file in enumerate(planned.files) if file in missing}
+            self.unfinished_parts = tuple(sorted(numbers)), count
         size = sum(sizes[file] for file in missing)
         if options.compression == "none":
             workspace.check_space(size + _BESIDE_BYTES * len(planned.record_sizes))

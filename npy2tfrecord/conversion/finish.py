@@ -59,9 +59,35 @@ def make_manifest(
         label_counts=label_counts,
         compression=options.compression,
         options=options.shaping(),
-        sources=fingerprint.to_json() | _compressors(entry.compressor for entry in ordered),
+        sources=_sources(planned, fingerprint) | _compressors(entry.compressor for entry in ordered),
         skipped=tuple(replace(s, source=s.source.removeprefix(display(base))) for s in skipped),
     )
+
+
+def part_manifest(
+    planned: Plan, entries: Mapping[str, ShardEntry], fingerprint: Fingerprint, options: Options, base: str
+) -> Manifest:
+    """The manifest of the shards in `entries` alone. The features are those of the whole plan."""
+    made = make_manifest(planned, planned_entries(planned) | dict(entries), fingerprint, options, base)
+    splits = {split: tuple(s for s in shards if s.file in entries) for split, shards in made.splits.items()}
+    return replace(made, splits={split: shards for split, shards in splits.items() if shards}, label_counts={})
+
+
+def nothing_new(planned: Plan, fingerprint: Fingerprint, options: Options, base: str) -> Manifest:
+    """The manifest of an addition without examples: earlier data sets hold them all. It is not to be written."""
+    skipped = planned.examples.skipped
+    return Manifest(
+        features=(),
+        splits={},
+        options=options.shaping(),
+        sources=_sources(planned, fingerprint),
+        skipped=tuple(replace(s, source=s.source.removeprefix(display(base))) for s in skipped),
+    )
+
+
+def _sources(planned: Plan, fingerprint: Fingerprint) -> dict[str, Any]:
+    known = planned.examples.known
+    return fingerprint.to_json() | ({} if known is None else {"not_in": known.to_json()})
 
 
 def repaired_manifest(manifest: Manifest, entries: Mapping[str, ShardEntry]) -> Manifest:

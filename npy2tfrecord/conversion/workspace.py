@@ -28,10 +28,11 @@ from npy2tfrecord.jobs.dask_cluster import check_output
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
 DIRECTORY = ".npy2tfrecord"
-_PLAN, _JOURNAL, _LOCK = "plan.json", "journal", "lock"
+_PLAN, _JOURNAL, _LOCK, _SCAN, _SCANNING = "plan.json", "journal", "lock", "scan", "scanning"
 _LOCK_ATTEMPTS = 20
 _LOCK_SECONDS = 2.0  # workers of a run that was killed have its lock until they notice, within half a second
-_TEMPORARY = re.compile(r"[0-9a-f]{16}-.+\.(shard|idx|keys|file)")
+_TEMPORARY = re.compile(r"(\d{5}-of-\d{5}-)?[0-9a-f]{16}-.+\.(shard|idx|keys|file)")
+_OF_PART = re.compile(rf"({_JOURNAL}|{_LOCK})-(\d{{5}})-of-(\d{{5}})")
 _SHARD = re.compile(r".+-\d{5,7}-of-\d{5,7}\.tfrecord")
 OWN_MARK = "~"  # in a temporary name, between the stem and a random part for each worker's attempt at a shard
 _SHOWN = 3  # names of strangers, in a message
@@ -39,14 +40,20 @@ NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt")
 
 
 class Workspace:
-    """The output directory `out`, taken by this run from `open` to `close`."""
+    """The output directory `out`, taken by this run from `open` to `close`.
 
-    def __init__(self, out: str, *, sync: bool) -> None:
+    A run of a `part` of the plan takes it together with those of other parts: it has a lock, a journal and temporary
+    names of its own. A run of the whole plan takes it alone.
+    """
+
+    def __init__(self, out: str, *, sync: bool, part: tuple[int, int] | None = None) -> None:
         self.out = out
         self.path = os.path.join(out, DIRECTORY)
         self._sync = sync
-        self._run = secrets.token_hex(8)
-        self._lock = -1
+        self._part = "" if part is None else f"{part[0]:05d}-of-{part[1]:05d}"
+        self._run = (f"{self._part}-" if self._part else "") + secrets.token_hex(8)
+        self._lock = self._part_lock = -1
+        self._begun: bytes | None = None  # the file of the plan that this run follows
         self._at_sudden_end = contextlib.ExitStack()
         self._made: list[str] = []  # directories that were not there
         self._is_new = False  # nothing of an earlier run is kept
@@ -76,7 +83,7 @@ class Workspace:
                     if attempt == _LOCK_ATTEMPTS - 1:
                         raise
                     continue
-                self._wait_for_lock()
+                self._lock = self._wait_for_lock(self._lock, shared=bool(self._part))
                 if self._is_the_lock():
                     break
                 syscalls.close(self._lock)
@@ -87,25 +94,42 @@ class Workspace:
             raise OutputError.from_os("make the directory", self.out, error) from error
         if self._lock < 0:
             raise ConflictError(f"{display(self.out)}: other runs come and go here")
+        if self._part:
+            self._take_part_lock()
         self._at_sudden_end.enter_context(cleanup.at_sudden_end(partial(self._remove_temporaries, of_all_runs=False)))
         with contextlib.suppress(OSError):  # for the message above only
-            os.ftruncate(self._lock, 0)
-            os.pwrite(self._lock, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
+            for handle in (self._lock, self._part_lock)[: 2 if self._part else 1]:
+                os.ftruncate(handle, 0)
+                os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
         self._remove_temporaries(of_all_runs=True)
 
     @property
     def _lock_path(self) -> str:
         return os.path.join(self.path, _LOCK)
 
-    def _wait_for_lock(self) -> None:
+    def _take_part_lock(self) -> None:
+        path = os.path.join(self.path, f"{_LOCK}-{self._part}")
+        try:
+            handle = syscalls.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            self._part_lock = self._wait_for_lock(handle, shared=False)
+        except BaseException as error:
+            syscalls.close(self._lock)
+            self._lock = -1
+            if isinstance(error, OSError) and not isinstance(error, ConflictError):
+                raise OutputError.from_os("make the lock", path, error) from error
+            raise
+
+    def _wait_for_lock(self, handle: int, *, shared: bool) -> int:
+        """The handle, once it has its lock. Raises `ConflictError` when another run keeps it."""
         deadline = time.monotonic() + _LOCK_SECONDS
-        while not _take_lock(self._lock):
+        while not _take_lock(handle, shared=shared):
             if time.monotonic() > deadline:
-                owner = os.pread(self._lock, 200, 0).decode("utf-8", "replace").strip()
-                syscalls.close(self._lock)
-                self._lock = -1
+                owner = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
+                syscalls.close(handle)
+                self._lock = self._lock if handle != self._lock else -1
                 raise ConflictError(f"{display(self.out)}: another run is at work here ({display(owner) or 'unknown'})")
             time.sleep(0.1)
+        return handle
 
     def _is_the_lock(self) -> bool:
         """Whether what was locked is still the lock: a run that ends well removes it."""
@@ -120,14 +144,26 @@ class Workspace:
             return
         self._at_sudden_end.close()
         self._remove_temporaries(of_all_runs=False)
-        syscalls.close(self._lock)
-        self._lock = -1
+        handles = [handle for handle in (self._part_lock, self._lock) if handle >= 0]
+        self._lock = self._part_lock = -1
+        with contextlib.ExitStack() as stack:  # all of them, even if one fails
+            for handle in handles:
+                stack.callback(syscalls.close, handle)
 
     def abandon(self) -> None:
-        """Remove every trace of a run that can't succeed. Shards that an earlier run finished stay."""
-        if self._lock < 0 or not self._is_new:
+        """Remove every trace of a run that can't succeed. Shards that an earlier run finished stay.
+
+        A part leaves what other parts may need: it removes something only where it is alone and nothing is begun.
+        """
+        if self._lock < 0:
             return
-        self.clear()
+        if self._part:
+            if self.plan() is not None or not _take_lock(self._lock, shared=False):
+                return
+        elif not self._is_new:
+            return
+        else:
+            self.clear()
         self._remove_all()
         for path in reversed(self._made):
             with contextlib.suppress(OSError):
@@ -135,7 +171,7 @@ class Workspace:
 
     def _remove_all(self) -> None:
         self._remove_temporaries(of_all_runs=True)
-        for name in (_PLAN, _JOURNAL, _LOCK):
+        for name in (*self._journals(), _SCAN, _SCANNING, _PLAN, *self._of_parts(_LOCK), _LOCK):
             _unlink(os.path.join(self.path, name))
         with contextlib.suppress(OSError):
             syscalls.rmdir(self.path)
@@ -143,7 +179,8 @@ class Workspace:
     def _remove_temporaries(self, *, of_all_runs: bool) -> None:
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self.path):
-                if _TEMPORARY.fullmatch(name) and (of_all_runs or name.startswith(self._run)):
+                whose = self._run if not of_all_runs else f"{self._part}-" if self._part else ""
+                if _TEMPORARY.fullmatch(name) and name.startswith(whose):
                     _unlink(os.path.join(self.path, name))
 
     # --- what is there
@@ -196,9 +233,12 @@ class Workspace:
         """The plan of an unfinished run, None without one."""
         try:
             with open(os.path.join(self.path, _PLAN), "rb") as file:
-                found = json.loads(file.read())
+                data = file.read()
         except FileNotFoundError:
             return None
+        self._begun = data
+        try:
+            found = json.loads(data)
         except ValueError:
             return {}
         return found if isinstance(found, dict) else {}
@@ -206,25 +246,68 @@ class Workspace:
     def entries(self) -> dict[str, ShardEntry]:
         """The shards that are committed, by file.
 
-        A line that was cut short or altered counts for nothing, and so does one with fields that are unknown here:
-        its shard is written again.
+        A line that was cut short or altered counts for nothing, and so does one of another plan, or with fields that
+        are unknown here: its shard is written again.
         """
         entries: dict[str, ShardEntry] = {}
-        with contextlib.suppress(FileNotFoundError), open(os.path.join(self.path, _JOURNAL), "rb") as file:
-            for line in file:
-                digest, _, text = line.rstrip(b"\n").partition(b" ")
-                is_whole = line.endswith(b"\n") and digest == Hash(text).hexdigest().encode()
-                if is_whole and (entry := _parse_entry(text)) is not None:
-                    entries[entry.file] = entry
+        if self._begun is None and self.plan() is None:
+            return entries
+        for name in self._journals():
+            with contextlib.suppress(FileNotFoundError), open(os.path.join(self.path, name), "rb") as file:
+                for line in file:
+                    digest, _, text = line.rstrip(b"\n").partition(b" ")
+                    is_whole = line.endswith(b"\n") and digest == self._digest(text)
+                    if is_whole and (entry := _parse_entry(text)) is not None:
+                        entries[entry.file] = entry
         return entries
+
+    def _digest(self, text: bytes) -> bytes:
+        """What a line of the journal begins with: parts that were started with other options follow another plan."""
+        return Hash((self._begun or b"") + text).hexdigest().encode()
+
+    def _journals(self) -> list[str]:
+        """The names of all journals that there may be."""
+        return [_JOURNAL, *self._of_parts(_JOURNAL)]
+
+    def _of_parts(self, kind: str) -> list[str]:
+        with contextlib.suppress(OSError):
+            found = filter(None, map(_OF_PART.fullmatch, sorted(os.listdir(self.path))))
+            return [match[0] for match in found if match[1] == kind]
+        return []
+
+    def part_counts(self) -> set[int]:
+        """Into how many parts the plan was divided by those who have worked here."""
+        matches = map(_OF_PART.fullmatch, self._of_parts(_JOURNAL) + self._of_parts(_LOCK))
+        return {int(match[3]) for match in matches if match}
+
+    # --- the scan that parts share
+
+    @property
+    def scan_path(self) -> str:
+        return os.path.join(self.path, _SCAN)
+
+    @property
+    def scanning_path(self) -> str:
+        """The file that the part has which is scanning."""
+        return os.path.join(self.path, _SCANNING)
+
+    def write_scan(self, data: bytes) -> None:
+        """Give the other parts the scan."""
+        self._replace(os.path.join(DIRECTORY, _SCAN), data)
+
+    def forget_scan(self) -> None:
+        """Remove the scan: the next part scans anew."""
+        _unlink(self.scan_path)
 
     # --- changing it
 
     def begin(self, plan: dict[str, Any]) -> None:
         """Record the plan of this run, before it writes anything."""
-        _unlink(os.path.join(self.path, _JOURNAL))
+        for name in [f"{_JOURNAL}-{self._part}"] if self._part else self._journals():
+            _unlink(os.path.join(self.path, name))
         self._is_new = not os.path.lexists(os.path.join(self.out, manifests.FILE_NAME))
-        self._replace(os.path.join(DIRECTORY, _PLAN), json.dumps(plan, indent=1).encode() + b"\n")
+        self._begun = json.dumps(plan, indent=1).encode() + b"\n"
+        self._replace(os.path.join(DIRECTORY, _PLAN), self._begun)
         self._sync_directories(self.path)
 
     def clear(self) -> None:
@@ -243,9 +326,10 @@ class Workspace:
                 _unlink(os.path.join(self.out, name))
                 for suffix in BESIDE:
                     _unlink(os.path.join(self.out, beside(name, suffix)))
-        for name in (_JOURNAL, _PLAN):
+        for name in (*self._journals(), _SCAN, _PLAN):
             _unlink(os.path.join(self.path, name))
         self._sync_directories(self.out, self.path)
+        self._begun = None
 
     def stem(self, file: str) -> str:
         """The path of a shard while a worker writes it: a name that no other run uses and no reader looks at."""
@@ -282,9 +366,10 @@ class Workspace:
                     syscalls.rename(self.stem(entry.file) + suffix, os.path.join(self.out, beside(entry.file, suffix)))
                 syscalls.rename(self.stem(entry.file) + ".shard", os.path.join(self.out, entry.file))
                 text = json.dumps(asdict(entry)).encode()
-                lines.append(Hash(text).hexdigest().encode() + b" " + text + b"\n")
+                lines.append(self._digest(text) + b" " + text + b"\n")
             self._sync_directories(self.out, os.path.join(self.out, manifests.INDEX_DIR))
-            handle = syscalls.open(os.path.join(self.path, _JOURNAL), syscalls.APPEND_FLAGS, 0o666)
+            journal = f"{_JOURNAL}-{self._part}" if self._part else _JOURNAL
+            handle = syscalls.open(os.path.join(self.path, journal), syscalls.APPEND_FLAGS, 0o666)
             try:
                 syscalls.write_all(handle, b"".join(lines))
                 if self._sync:
@@ -340,12 +425,15 @@ def _unlink(path: str) -> None:
         syscalls.unlink(path)
 
 
-def _take_lock(handle: int) -> bool:
-    """Whether this process got the lock. Without locks, a file system gives it to everyone: nothing depends on it."""
+def _take_lock(handle: int, *, shared: bool) -> bool:
+    """Whether this process got the lock, alone or with others.
+
+    Without locks, a file system gives it to everyone: nothing depends on it.
+    """
     import fcntl
 
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError as error:
         return error.errno not in (errno.EWOULDBLOCK, errno.EACCES)
     return True

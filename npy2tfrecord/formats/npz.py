@@ -17,7 +17,7 @@ from operator import itemgetter
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError, display
-from npy2tfrecord.formats.file_types import not_of_type
+from npy2tfrecord.formats.file_types import NPY_MAGIC, not_of_type
 from npy2tfrecord.formats.npy import FIRST_READ_BYTES, Header, check_size, cut_in_header, header_size, parse_header
 
 _CHUNK_BYTES = 1 << 18
@@ -172,9 +172,11 @@ def list_members(
         infos = [info for info in infos if not info.filename.endswith("/")]
         if not infos:
             raise InputError(path, "an archive with nothing in it", "at least one array")
-        for filename, count in Counter(info.filename for info in infos).items():
+        # NumPy takes members with and without the suffix .npy.
+        names = (info.filename if member else info.filename.removesuffix(".npy") for info in infos)
+        for called, count in Counter(names).items():
             if count > 1:
-                raise InputError(path, f"{count} members named {display(filename)!r}", "one array a name")
+                raise InputError(path, f"{count} members named {display(called)!r}", "one array a name")
         chosen = _chosen(infos, name, path) if member is None else _called(infos, member, path)
         chosen = chosen[: None if most is None else most + 1]
         found: dict[int, tuple[str, Member, Header] | InputError] = {}
@@ -183,14 +185,14 @@ def list_members(
             for i in numbers:
                 info = chosen[i]
                 try:
-                    one, header = _read_member(handle, info, path, ends[info.filename], of_any_name=member is not None)
+                    one, header = _read_member(handle, info, path, ends[info.filename])
                     found[i] = name or one.name, one, header
                 except InputError as error:
                     if bad is not None:
                         found[i] = error
                         continue
                     if name is None and len(infos) > 1:
-                        others = " (NAME=FILE.npz takes the member NAME alone)"
+                        others = " (NAME=FILE.npz takes the member NAME alone, NAME=FILE.npz[MEMBER] one of any name)"
                         raise InputError(error.where, error.found, error.expected + others) from None
                     raise
 
@@ -207,7 +209,7 @@ def list_members(
 def _chosen(infos: list[zipfile.ZipInfo], name: str | None, path: bytes) -> list[zipfile.ZipInfo]:
     if name is None or len(infos) == 1:
         return infos
-    chosen = [info for info in infos if info.filename == f"{name}.npy"]
+    chosen = [info for info in infos if info.filename.removesuffix(".npy") == name]
     if not chosen:
         expected = f"one named {name!r}, or a single one (NAME=FILE.npz[MEMBER] takes one of any name)"
         raise InputError(path, _list(infos), expected)
@@ -235,9 +237,7 @@ def _ends(infos: list[zipfile.ZipInfo], directory: int) -> dict[str, int]:
     return ends
 
 
-def _read_member(
-    handle: int, info: zipfile.ZipInfo, path: bytes, end: int, *, of_any_name: bool
-) -> tuple[Member, Header]:
+def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> tuple[Member, Header]:
     where = path + b"[" + info.filename.encode("utf-8", "surrogateescape") + b"]"
     if info.flag_bits & _ENCRYPTED:
         raise InputError(where, "an encrypted member", "an archive without a password")
@@ -245,8 +245,6 @@ def _read_member(
         raise InputError(where, "a member of patch data", "whole members")
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise InputError(where, f"compression method {info.compress_type}", "stored or deflated members")
-    if not of_any_name and not info.filename.endswith(".npy"):
-        raise InputError(where, "a member that is no .npy", "arrays only")
     # zipfile corrects the place by what the end of the archive claims, so that it may be anything.
     has_place = 0 <= info.header_offset < _FAR
     local = syscalls.pread(handle, 30 + 4 * len(info.orig_filename), info.header_offset) if has_place else b""
@@ -273,6 +271,8 @@ def _read_member(
     raw = _start_of(handle, member, where, min(FIRST_READ_BYTES, member.size))
     if member.size == 0:
         raise InputError(where, "an empty member", "a .npy file")
+    if not info.filename.endswith(".npy") and not raw.startswith(NPY_MAGIC):
+        raise InputError(where, "a member that is no .npy", "arrays only")
     size = header_size(raw, where)
     if size > len(raw):
         raw = _start_of(handle, member, where, min(size, member.size))

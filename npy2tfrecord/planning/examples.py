@@ -16,6 +16,22 @@ _KEYS_AT_ONCE = 1 << 16
 _SHOWN = 5  # keys, in a message
 
 
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """What earlier sets hold: the examples that have a source now, and the keys that have none (`gone`).
+
+    Of these examples, `changed` are those whose record has another size now.
+    """
+
+    examples: int
+    gone: int
+    changed: int
+
+    def to_json(self) -> dict[str, int]:
+        """The counts as `manifest.json` holds them."""
+        return {"examples": self.examples, "gone": self.gone, "changed": self.changed}
+
+
 @dataclass
 class Examples:
     """What will be records, in columns: example i has source `sources[f][i]` of feature f.
@@ -31,6 +47,7 @@ class Examples:
     splits: np.ndarray | None = None  # the number of its split, where a table has them
     split_names: tuple[str, ...] = ()
     skipped: list[Skipped] = field(default_factory=list)
+    known: Known | None = None  # what earlier data sets hold, where such examples are left out
 
     def __len__(self) -> int:
         return len(self.sources[0])

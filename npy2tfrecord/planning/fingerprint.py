@@ -59,6 +59,8 @@ def _data_hash(planned: Plan) -> str:
             seen.update(f"{header.dtype.str} {header.fortran_order} {header.shape}\0".encode())
         seen.update(table.header_ids.astype("<i4").tobytes())
         seen.update(sources.astype("<i8").tobytes() if not _is_range(sources) else b"all")
+    if examples.known is not None and examples.rows is not None:
+        seen.update(examples.rows.astype("<i8").tobytes())
     if examples.labels is not None:
         seen.update(
             examples.labels.astype(examples.labels.dtype.newbyteorder("<")).tobytes()

@@ -86,6 +86,8 @@ def match_keys(examples: Examples, table: KeyTable, missing: str) -> list[bytes]
             shown = ", ".join(f"{line} ({display(key)})" for line, key in unused[:_SHOWN])
             more = " …" * (len(unused) > _SHOWN)
             problems.append(f"{_count_keys(len(unused))} that no source has, on line {shown}{more}")
+            if lacking and all(key.lower().endswith((b".npy", b".npz")) for _, key in unused):
+                problems.append("keys have no suffix")
         raise InputError(
             table.path,
             "; ".join(problems + ambiguous),

@@ -18,6 +18,7 @@ from npy2tfrecord.planning.key_table import match_keys, read_key_table
 _SHOWN = 5  # labels, in a message
 _INTEGER = re.compile(r"([+-]?[0-9]+)(?:\.0*)?")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[+-]?[0-9]+,[0-9]+")
 _NOT_FINITE = re.compile(r"[+-]?(?:nan|inf|infinity)", re.IGNORECASE)
 _TEXT = re.compile(r"[<>|=]?[US][1-9]\d{0,8}")  # in a header of NumPy
 
@@ -104,6 +105,8 @@ def _evaluate(
     if not any(is_number):
         if all(map(_NOT_FINITE.fullmatch, texts)):
             raise fail([True] * len(texts), "a label that is no finite number", "finite numbers, or classes")
+        if all(map(_DECIMAL_COMMA.fullmatch, texts)):
+            raise fail([True] * len(texts), "numbers with a comma", "a point: 0.5, not 0,5")
         classes = tuple(sorted(set(texts)))
         number_of = {name: i for i, name in enumerate(classes)}
         return classes, np.array([number_of[text] for text in texts], dtype=np.int64)

@@ -137,6 +137,10 @@ class Plan:
         """The names of all shards."""
         return [file for split in self.splits for file, _ in split.shards()]
 
+    def files_of_part(self, number: int, count: int) -> list[str]:
+        """The shards of one of `count` parts, which are numbered from 1: every `count`-th."""
+        return self.files[number - 1 :: count]
+
     def count_files(self) -> int:
         """How many files are to be opened: those that were not kept whole; of rows, too few to count."""
         if self.examples.rows is not None:

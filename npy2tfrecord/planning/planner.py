@@ -15,6 +15,7 @@ from npy2tfrecord.formats.dtypes import is_time
 from npy2tfrecord.formats.example import Layout, key_entry_head_size, label_entry
 from npy2tfrecord.formats.tfrecord import FRAME_BYTES, MAX_DATA_BYTES
 from npy2tfrecord.options import Options
+from npy2tfrecord.planning.earlier_sets import EarlierSets
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import channels_of
 from npy2tfrecord.planning.natural_order import natural_places
@@ -24,13 +25,15 @@ from npy2tfrecord.sources.cast import Cast
 from npy2tfrecord.sources.table import SourceTable
 
 
-def plan(examples: Examples, options: Options) -> Plan:
-    """Decide every record's size and place.
+def plan(examples: Examples, options: Options, earlier: EarlierSets | None = None) -> Plan:
+    """Decide every record's size and place. Examples that `earlier` data sets hold are left out, even if none is left.
 
     Raises `InputError` for a record of 2 GiB or more, `UsageError` for what cannot be met.
     """
     casts = _choose_casts(examples, options)
     record_sizes = _record_sizes(examples, casts)
+    if earlier is not None:
+        record_sizes = record_sizes[earlier.leave_out(examples, casts, record_sizes)]
     splits = []
     places = natural_places(examples) if options.sort == "natural" else None
     for name, members in split_examples(examples, options):

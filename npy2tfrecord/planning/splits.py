@@ -22,7 +22,15 @@ def split_examples(examples: Examples, options: Options) -> list[tuple[str, np.n
     """The name of every split, and its examples in ascending order.
 
     Raises `InputError` or `UsageError` where the options do not give every example a split, and every split an example.
+    An addition to earlier data sets may be small: a split without an example is left out of it.
     """
+    if not len(examples):
+        return []
+    splits = _divided(examples, options)
+    return splits if examples.known is None else [(name, members) for name, members in splits if len(members)]
+
+
+def _divided(examples: Examples, options: Options) -> list[tuple[str, np.ndarray]]:
     everything = np.arange(len(examples))
     if options.split == "dirs":
         names, numbers = examples.directory_names(0, "split 'dirs' takes the split from")
@@ -49,7 +57,7 @@ def split_examples(examples: Examples, options: Options) -> list[tuple[str, np.n
     numbers = np.searchsorted(np.array(bounds, dtype=np.uint64), places, side="left")
     splits = [(name, np.flatnonzero(numbers == i)) for i, (name, _) in enumerate(options.fractions)]
     for name, members in splits:
-        if not len(members):
+        if not len(members) and examples.known is None:
             by_group = f" in groups by {options.split_by!r}" if options.split_by is not None else ""
             raise UsageError(
                 f"split {name!r} would be empty: {len(examples)} examples{by_group} are too few for its fraction"

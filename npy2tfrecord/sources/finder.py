@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     names: list[bytes]
     problems: list[InputError]
     is_source: bool = False  # the file was named itself
-    member: str | None = None  # the only one to take of that archive
+    member: str | None = None  # the only one to take of these archives
     passed_over: Mapping[str, int] = MappingProxyType({})  # how many files of which kind are no sources
 
 
@@ -67,7 +67,7 @@ class Found:
 
     def add(self, batch: Batch) -> None:
         if batch.member is not None:
-            self.members[len(self.npz)] = batch.member
+            self.members |= {len(self.npz) + i: batch.member for i in range(len(batch.names))}
         suffixes = {name[-4:] for name in batch.names}
         if suffixes <= _NPY:
             self.npy.add(batch.directory, batch.key, batch.names)
@@ -86,7 +86,8 @@ def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
     """The files of all sources, a directory at a time; every source gives at least one batch.
 
     A directory's files come before those of its subdirectories, both sorted by their bytes. What cannot be looked into
-    is among the batch's problems. Raises `UsageError`, before the first batch, for a source that does not exist.
+    is among the batch's problems. Raises `UsageError` for a source that does not exist, before the first batch, and for
+    one of several in which nothing is found.
     """
     if options.group_by_suffix and any(source.feature is not None for source in sources):
         raise UsageError("group_by_suffix takes the features' names from the files: name no source")
@@ -102,8 +103,10 @@ def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
             if _COMPRESSED.fullmatch(path):
                 raise UsageError(f"source {display(path)}: {_COMPRESSED_FOUND}; expected {_UNPACKED}")
             raise UsageError(f"source {display(path)}: expected a directory, a .npy or a .npz file")
-        if kinds[-1] and member is not None:
-            raise UsageError(f"source {display(path)}[{display(member)}]: a directory; expected an archive")
+        if not kinds[-1] and member is not None and path[-4:].lower() != b".npz":
+            raise UsageError(
+                f"source {display(path)}[{display(member)}]: no archive; expected a directory or a .npz file"
+            )
 
     def batches() -> Iterator[Batch]:
         counted: set[bytes] = set()
@@ -119,14 +122,31 @@ def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
                 found = _walk(feature, root, selection, options)
             else:
                 found = _listed_files(feature, root, listed, selection)
+            is_empty = True
             for batch in found:
                 counts = batch.passed_over if root not in counted else {}  # other sources may be in the same directory
                 if source.glob is not None:
                     counts = {kind: count for kind, count in counts.items() if kind != _LEFT_OUT}
-                yield batch._replace(key=start + batch.key, passed_over=counts)
+                names = batch.names
+                if member is not None:
+                    names = [name for name in names if name[-4:].lower() == b".npz"]
+                    if len(names) < len(batch.names) and root not in counted:
+                        counts = {**counts, ".npy": len(batch.names) - len(names)}
+                is_empty &= not names and not batch.problems
+                yield batch._replace(key=start + batch.key, names=names, member=member, passed_over=counts)
             counted.add(root)
+            if is_empty and _is_needed(source, sources, options):
+                given = path if source.glob is None else path + b":" + os.fsencode(source.glob)
+                raise UsageError(f"source {display(given)}: no .npy or .npz file found in it that fits the options")
 
     return batches()
+
+
+def _is_needed(source: Source, sources: tuple[Source, ...], options: Options) -> bool:
+    """Whether something would be missing in silence if this source, one of several, had no file."""
+    alike = [each for each in sources if (each.feature, each.split) == (source.feature, source.split)]
+    is_chosen = bool(options.include or options.exclude or options.files_from)
+    return len(sources) > 1 and (len(alike) == 1 or source.glob is not None or not is_chosen)
 
 
 def collect(batches: Iterable[Batch], into: FoundByFeature | None = None) -> FoundByFeature:

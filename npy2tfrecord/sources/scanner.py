@@ -65,7 +65,7 @@ def scan_files(batches: Iterable[Batch], options: Options, run: Run = run_here, 
         _check_features_meet([*tables.values()], options)
     for name in tables:
         check_feature_name(name)
-        table = tables[name] = _with_rank(tables[name], options)
+        table = tables[name] = with_rank(tables[name], options)
         _check_agreement(table, options)
     return Scan(tuple(tables.values()), problems, found)
 
@@ -185,8 +185,11 @@ def _group_by_suffix(table: SourceTable, problems: list[InputError]) -> Iterator
 
 def _check_features_meet(tables: list[SourceTable], options: Options) -> None:
     """Raise `UsageError` where names of files or members have made features that never meet in an example."""
-    keys = {table.key(0) for table in tables}
-    if len(keys) < len(tables) or any(len(table) > 1 for table in tables) or all(t.single_file for t in tables):
+    if any(len(table) > 1 for table in tables) or all(table.single_file for table in tables):
+        return
+    # Of 1.3.6.1.0_a.npy and 1.3.6.1.1_a.npy the key would be 1.3.6.1, and the features 0_a and 1_a.
+    numbered = options.group_by_suffix and len(tables) > 1 and all(table.feature[0].isdigit() for table in tables)
+    if len({table.key(0) for table in tables}) < len(tables) and not numbered:
         return
     shown = ", ".join(f"{display(table.feature)} ({display(table.where(0))})" for table in tables[:_SHOWN])
     remedy = "KEY.FEATURE.npy: leave out --group-by-suffix, or name the features by pattern, clean=DIR:*_clean.npy"
@@ -195,7 +198,7 @@ def _check_features_meet(tables: list[SourceTable], options: Options) -> None:
     raise UsageError(f"{len(tables)} features, each of one key only: {shown}; expected {remedy}")
 
 
-def _with_rank(table: SourceTable, options: Options) -> SourceTable:
+def with_rank(table: SourceTable, options: Options) -> SourceTable:
     """The table with trailing axes of 1 where arrays have fewer than the option says. The bytes stay the same."""
     rank = options.rank_of(table.feature)
     if rank is None:
@@ -232,13 +235,14 @@ def _check_agreement(table: SourceTable, options: Options) -> None:
         remedies = [] if to is not None else _uniting_options(dtypes)
         if len(ranks) > 1:
             remedies.append(f"add trailing axes of 1 with --rank {max(ranks) - options.rows}")
-        remedies += [
-            "convert them one by one, choosing with --include and --exclude, or give each kind a name of its own"
-        ]
+        uniting = [" and ".join(remedies)] * bool(remedies)
+        naming = ["give each kind a name of its own, NAME=PATH or NAME=DIR:GLOB"]
+        # Arrays that differ in both are hardly of one kind.
+        remedies = naming + uniting if len(remedies) > 1 else uniting + naming
         raise InputError(
             "",
             f"the arrays of feature {table.feature!r} do not agree in dtype and rank:{lines}",
-            f"one dtype and rank a feature: {'; or '.join(remedies)}, NAME=PATH",
+            f"one dtype and rank a feature: {'; or '.join(remedies)}; or choose with --include and --exclude",
         )
     (rank,) = ranks
     if options.rows and rank == 0:

@@ -6,6 +6,7 @@ way they take from there. Nothing here runs Python for an element.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Protocol
@@ -15,14 +16,14 @@ import tensorflow as tf
 
 from readers import splits
 from readers.options import ReadOptions
-from readers.outputs import LENGTH
+from readers.outputs import LENGTH, Structure, columns_of, fill
 from readers.pipeline.buckets import choose_buckets
 from readers.pipeline.decoding import SHAPE, Decoder, decode, decode_one, lengths
 from readers.pipeline.padding import pad_batches
-from readers.pipeline.strategy import SORTED_BATCHES, Kind, Strategy
+from readers.pipeline.strategy import READ_AHEAD_BYTES, SORTED_BATCHES, Kind, Strategy
 from readers.splits import Part
+from readers.windows import START, choose_axes, count_windows
 
-Structure = Any
 Block = Any  # a tensor of n records, or a dict of tensors of n sources
 
 
@@ -43,24 +44,34 @@ Then = Callable[[FirstStage, Block], Structure]  # what is made of a block
 
 
 class Builder:
-    """Builds one dataset. `outputs` maps what the caller sees to columns; `wrap` makes the caller's structure."""
+    """Builds one dataset. `structure` is an element, with the name of the column in each place."""
 
     def __init__(
         self,
         make_stage: MakeStage,
         parts: Sequence[Part],
         decoders: Sequence[Decoder],
-        outputs: Mapping[str, str],
+        structure: Structure,
         options: ReadOptions,
         strategy: Strategy,
+        data_set_examples: int,
     ) -> None:
         self.make_stage = make_stage
         self.parts = parts
         self.decoders = {decoder.info.name: decoder for decoder in decoders}
-        self.outputs = outputs
+        self.structure = structure
         self.options = options
         self.strategy = strategy
         self.examples = sum(part.count for part in parts)
+        self.count: int | None = self.examples  # of what the caller calls an example
+        self.axes: dict[str, int] = {}
+        if options.window is not None and options.hop is not None:
+            infos = [decoder.info for decoder in decoders]
+            self.axes = choose_axes(infos)
+            cut = next(info for info in infos if info.name in self.axes)
+            everything = self.examples == data_set_examples
+            size = options.window, options.hop
+            self.count = count_windows(cut, self.axes[cut.name], *size, self.examples, everything)
 
     def build(self) -> tf.data.Dataset:
         options, kind = self.options, self.strategy.kind
@@ -80,27 +91,36 @@ class Builder:
     # --- from parts to elements ------------------------------------------------------------------
 
     def _lanes(self, block: Any, drop_remainder: bool, then: Then) -> tf.data.Dataset:
-        """Blocks of records from several lanes at a time, in one fixed order, each handed to `then` in its lane."""
+        """Blocks of records in the order of the parts, each handed to `then` in the lane that read it.
+
+        Lanes read runs side by side; all of a run's blocks are taken before the next run's. With two lanes and runs
+        of two blocks: lane 0 reads blocks 0 1 4 5 8 9 …, lane 1 blocks 2 3 6 7 10 11 …
+        """
+        strategy = self.strategy
         examples = self.examples - self.examples % block if drop_remainder else self.examples
         parts = splits.narrow(self.parts, 0, examples)
-        lanes = splits.lanes(parts, block, self.strategy.lanes, seekable=self.strategy.seekable)
-        stage = self.make_stage([part for lane in lanes for part in lane])
-        one_part_each = all(len(lane) == 1 for lane in lanes)
-        bounds = tf.constant(np.array([*pairwise([0, *accumulate(map(len, lanes))])], np.int64).reshape(-1, 2))
+        runs = splits.runs(parts, block, strategy.run, seekable=strategy.seekable)
+        stage = self.make_stage([part for run in runs for part in run])
+        one_part_each = all(len(run) == 1 for run in runs)
+        bounds = tf.constant(np.array([*pairwise([0, *accumulate(map(len, runs))])], np.int64).reshape(-1, 2))
 
-        def read_lane(lane: tf.Tensor) -> tf.data.Dataset:
+        def read_run(run: tf.Tensor) -> tf.data.Dataset:
             if one_part_each:  # functions within functions are what the start of an epoch costs
-                blocks = stage.blocks(lane, block, drop_remainder)
+                blocks = stage.blocks(run, block, drop_remainder)
             else:
-                first, last = tf.unstack(tf.gather(bounds, lane), 2)
+                first, last = tf.unstack(tf.gather(bounds, run), 2)
                 pieces = tf.data.Dataset.range(first, last).flat_map(_plain(read_part))
-                blocks = pieces.unbatch().batch(block, drop_remainder=drop_remainder)
+                blocks = pieces.rebatch(block, drop_remainder=drop_remainder)
             return blocks.map(_plain(lambda block: then(stage, block)))
 
         def read_part(part: tf.Tensor) -> tf.data.Dataset:
-            return stage.blocks(part, self.strategy.block)
+            return stage.blocks(part, block)
 
-        return self._interleave(tf.data.Dataset.range(len(lanes)), read_lane)
+        longest = max((-(-sum(part.count for part in run) // block) for run in runs), default=1)
+        if not self.options.is_deterministic:
+            longest = 1  # whichever lane has a block is next
+        lanes = min(strategy.lanes, math.floor(READ_AHEAD_BYTES / (3 * longest * strategy.block_bytes)))
+        return self._interleave(tf.data.Dataset.range(len(runs)), read_run, max(1, lanes), longest)
 
     def _blocks(self, then: Then) -> tf.data.Dataset:
         """Blocks of records; where things are shuffled, from parts in a new order every epoch."""
@@ -116,25 +136,62 @@ class Builder:
         parts = tf.data.Dataset.range(count)
         if count > 1:
             parts = parts.shuffle(count, seed=options.seed, reshuffle_each_iteration=True)
-        return self._interleave(parts, read_part)
+        return self._interleave(parts, read_part, strategy.lanes, 1)
 
-    def _interleave(self, dataset: tf.data.Dataset, read: Callable[..., tf.data.Dataset]) -> tf.data.Dataset:
-        if self.strategy.lanes == 1 and self.strategy.shuffle:
+    def _interleave(
+        self, dataset: tf.data.Dataset, read: Callable[..., tf.data.Dataset], lanes: int, block_length: int
+    ) -> tf.data.Dataset:
+        if lanes == 1 and self.strategy.shuffle:
             return dataset.flat_map(_plain(read))  # nothing is read ahead: what is to be shuffled is large enough
         return dataset.interleave(
             _plain(read),
-            cycle_length=self.strategy.lanes,
-            block_length=1,
-            num_parallel_calls=min(self.strategy.parallel, self.strategy.lanes),
+            cycle_length=lanes,
+            block_length=block_length,
+            num_parallel_calls=min(self.strategy.parallel, lanes),
             deterministic=self.options.is_deterministic,
         )
 
     def _elements(self, then: Then | None = None) -> tf.data.Dataset:
-        """Single records, shuffled."""
+        """Single records, shuffled (unless it is windows of them that will be)."""
         dataset = self._cached(self._blocks(then or _as_it_is)).unbatch()
-        if self.strategy.shuffle:
-            dataset = dataset.shuffle(self.strategy.shuffle, seed=self.options.seed, reshuffle_each_iteration=True)
-        return dataset
+        return dataset if self.axes else self._shuffled(dataset)
+
+    def _shuffled(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        if not self.strategy.shuffle:
+            return dataset
+        return dataset.shuffle(self.strategy.shuffle, seed=self.options.seed, reshuffle_each_iteration=True)
+
+    def _windows(self) -> tf.data.Dataset:
+        """Every example's windows, one behind the other, or shuffled."""
+        stage, window, hop = self.make_stage(self.parts[:1]), self.options.window, self.options.hop
+        assert window is not None
+        assert hop is not None
+
+        def decode_columns(record: Block) -> dict[str, tf.Tensor]:
+            block = tf.nest.map_structure(lambda value: value[tf.newaxis], record)
+            return self._values(stage.columns(block), decode_one, lambda value: value[0])
+
+        def cut(example: dict[str, tf.Tensor]) -> tf.data.Dataset:
+            sizes = [tf.shape(example[name], tf.int64)[axis] for name, axis in self.axes.items() if name in example]
+            tf.raw_ops.Assert(
+                condition=tf.reduce_all(tf.equal(sizes, sizes[0])),
+                data=["features cut into windows differ in size, in example", example["key"], *sizes],
+                summarize=1,
+            )
+            last = tf.maximum(sizes[0] - window + 1, 0)
+            return tf.data.Dataset.range(0, last, hop).map(_plain(lambda start: pick(example, start)))
+
+        def pick(example: dict[str, tf.Tensor], start: tf.Tensor) -> Structure:
+            values = example | {START: start}
+            for name, axis in self.axes.items():
+                before = tf.zeros([axis], tf.int64)
+                begin = tf.concat([before, [start], tf.zeros([values[name].shape.rank - axis - 1], tf.int64)], 0)
+                size = [-1 if i != axis else window for i in range(values[name].shape.rank)]
+                shape = [window if i == axis else n for i, n in enumerate(values[name].shape)]
+                values[name] = tf.ensure_shape(tf.slice(values[name], begin, tf.constant(size, tf.int64)), shape)
+            return fill(self.structure, values)
+
+        return self._shuffled(self._map(self._elements(), decode_columns).flat_map(_plain(cut)))
 
     def _stream(self) -> tf.data.Dataset:
         options = self.options
@@ -187,7 +244,9 @@ class Builder:
 
     def _examples(self) -> tf.data.Dataset:
         options = self.options
-        if self.strategy.decode_blocks:
+        if self.axes:
+            dataset = self._windows()
+        elif self.strategy.decode_blocks:
             dataset = self._cached(self._blocks(self._decode_block)).unbatch()
         elif self.strategy.block == 1 and not options.shuffle:
             dataset = self._cached(self._lanes(1, False, self._decode_single))
@@ -202,8 +261,7 @@ class Builder:
             )
         if options.batch_size is None:
             return dataset
-        by_output = {name: self.decoders[column] for name, column in self.outputs.items() if column in self.decoders}
-        return pad_batches(dataset, by_output, options)
+        return pad_batches(dataset, self.structure, self.decoders, options)
 
     def _map(self, dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
         return dataset.map(
@@ -230,18 +288,27 @@ class Builder:
         decode: Callable[..., Any],
         pick: Callable[[tf.Tensor], tf.Tensor] = lambda value: value,
     ) -> Structure:
+        return fill(self.structure, self._values(columns, decode, pick))
+
+    def _values(
+        self,
+        columns: Mapping[str, tf.Tensor],
+        decode: Callable[..., Any],
+        pick: Callable[[tf.Tensor], tf.Tensor],
+    ) -> dict[str, Any]:
         values = {}
-        for name, column in self.outputs.items():
+        wanted = columns_of(self.structure)
+        if self.axes:  # an error names the key; where each window is shows only when it is cut
+            wanted = [*{**dict.fromkeys(wanted), "key": None, **dict.fromkeys(self.axes)}]
+            wanted = [column for column in wanted if column != START]
+        for column in wanted:
             if column in self.decoders:
-                values[name] = decode(self.decoders[column], columns)
+                values[column] = decode(self.decoders[column], columns)
             elif column.endswith(LENGTH):
-                values[name] = pick(lengths(self.decoders[column.removesuffix(LENGTH)], columns))
+                values[column] = pick(lengths(self.decoders[column.removesuffix(LENGTH)], columns))
             else:
-                values[name] = pick(columns[column])
-        features = self.options.features
-        if isinstance(features, str):
-            return values[features]
-        return tuple(values[name] for name in features) if isinstance(features, tuple) else values
+                values[column] = pick(columns[column])
+        return values
 
     # --- around it -------------------------------------------------------------------------------
 
@@ -254,7 +321,9 @@ class Builder:
         options = self.options
         if options.buckets is not None:
             return dataset  # how many batches the buckets make shows only as they fill
-        count = self.examples
+        count = self.count
+        if count is None:
+            return dataset  # how many windows there are shows only as they are cut
         if isinstance(options.batch_size, int):
             count = count // options.batch_size if options.drop_remainder else -(-count // options.batch_size)
         return dataset.apply(tf.data.experimental.assert_cardinality(count))

@@ -17,6 +17,7 @@ import tensorflow as tf
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo
 from readers.options import ReadOptions
+from readers.outputs import Structure
 from readers.pipeline import decoding, strategy
 from readers.pipeline.decoding import Decoder
 
@@ -28,10 +29,12 @@ class _Output:
     decoder: Decoder | None
 
 
-def pad_batches(dataset: tf.data.Dataset, decoders: Mapping[str, Decoder], options: ReadOptions) -> tf.data.Dataset:
-    """Batch elements of any structure, padding what varies. `decoders` are by what the caller calls the feature."""
+def pad_batches(
+    dataset: tf.data.Dataset, structure: Structure, decoders: Mapping[str, Decoder], options: ReadOptions
+) -> tf.data.Dataset:
+    """Batch elements of any structure, padding what varies. `structure` is the one without `map_fn`, with columns."""
     spec = dataset.element_spec
-    names = _names(spec, options)
+    names = tf.nest.flatten(_names(spec, structure))
     flat_spec = tf.nest.flatten(spec)
     outputs = [_output(part, name, decoders, options) for part, name in zip(flat_spec, names, strict=True)]
     batch, drop = options.batch_size, options.drop_remainder
@@ -55,49 +58,42 @@ def pad_batches(dataset: tf.data.Dataset, decoders: Mapping[str, Decoder], optio
     )
 
 
-def _names(spec: Any, options: ReadOptions) -> list[str | None]:
-    """What the caller calls each tensor, as far as the structure shows."""
-    features = options.features
+def _names(spec: Any, structure: Structure, key: str = "") -> Any:
+    """The column that each tensor was, as far as its place says; what the caller calls it otherwise, or ""."""
     if isinstance(spec, Mapping):
-        structure: Any = {key: tf.nest.map_structure(lambda _, key=key: key, value) for key, value in spec.items()}
-    elif isinstance(features, tuple) and isinstance(spec, tuple) and len(spec) == len(features):
-        structure = tuple(
-            tf.nest.map_structure(lambda _, name=name: name, value) for name, value in zip(features, spec, strict=True)
-        )
-    elif isinstance(features, str) and isinstance(spec, tf.TensorSpec):
-        structure = features
-    else:
-        structure = tf.nest.map_structure(lambda _: "", spec)
-    return [name or None for name in tf.nest.flatten(structure)]
+        below = structure if isinstance(structure, Mapping) else {}
+        return {name: _names(part, below.get(name), key or name) for name, part in spec.items()}
+    if isinstance(spec, tuple):
+        same = isinstance(structure, tuple) and len(structure) == len(spec)
+        return tuple(_names(part, structure[i] if same else None, key) for i, part in enumerate(spec))
+    return structure if isinstance(structure, str) else key
 
 
-def _output(spec: Any, name: str | None, decoders: Mapping[str, Decoder], options: ReadOptions) -> _Output:
+def _output(spec: Any, name: str, decoders: Mapping[str, Decoder], options: ReadOptions) -> _Output:
     if not isinstance(spec, tf.TensorSpec):
         raise UsageError(f"map_fn returns {type(spec).__name__}, which can't be batched; return tensors")
     if spec.shape.rank is None:
-        raise UsageError(f"map_fn returns a tensor {name or ''} of unknown rank; call set_shape or ensure_shape in it")
+        raise UsageError(f"map_fn returns a tensor {name} of unknown rank; call set_shape or ensure_shape in it")
     sizes = list(spec.shape)
-    wanted = _wanted(spec, name, decoders.get(name or ""), options)
+    wanted = _wanted(spec, name, decoders.get(name), options)
     if spec.shape.is_fully_defined() and wanted == tuple(sizes):
         return _Output(None)
     if spec.dtype == tf.string:
-        raise UsageError(f"map_fn returns strings {name or ''} whose shape varies; they can't be batched")
+        raise UsageError(f"map_fn returns strings {name} whose shape varies; they can't be batched")
     # Whatever is to be padded counts as varying: that the result is larger then needs no case of its own.
     shape = tuple(None if size is None or size != want else size for size, want in zip(sizes, wanted, strict=True))
     dtype = spec.dtype.as_numpy_dtype
     info = FeatureInfo(
-        name or "", np.dtype(dtype).name, shape, tuple(size or 0 for size in shape), tuple(size or 0 for size in shape),
+        name, np.dtype(dtype).name, shape, tuple(size or 0 for size in shape), tuple(size or 0 for size in shape),
         (None,) * len(shape), 0,
     )  # fmt: skip
     return _Output(decoding.make_padder(info, strategy.method(info), wanted, options))
 
 
-def _wanted(
-    spec: tf.TensorSpec, name: str | None, decoder: Decoder | None, options: ReadOptions
-) -> tuple[int | None, ...]:
+def _wanted(spec: tf.TensorSpec, name: str, decoder: Decoder | None, options: ReadOptions) -> tuple[int | None, ...]:
     sizes = tuple(spec.shape)
     if isinstance(options.padding, Mapping):
-        given = options.padding.get(decoder.info.name if decoder else name or "")
+        given = options.padding.get(decoder.info.name if decoder else name)
     else:
         given = decoder.sizes if options.padding == "dataset" and decoder else None
     if given is None or len(given) != len(sizes):

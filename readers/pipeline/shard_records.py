@@ -7,18 +7,19 @@ it that is the error: it is only asked for where the reader has given fewer reco
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import Any, cast
 
 import numpy as np
 import tensorflow as tf
 
-from npy2tfrecord.formats.manifest import ShardInfo
-from npy2tfrecord.formats.tfrecord import FRAME_BYTES, HEAD_BYTES
+from npy2tfrecord.formats.tfrecord import FRAME_BYTES
+from readers.manifests import PlacedShard
 from readers.pipeline.decoding import SHAPE, Decoder
 from readers.pipeline.strategy import UNBUFFERED_BYTES
-from readers.shards.index import Table
 from readers.splits import Part
+
+Records = Any  # byte strings, or a dict of them and which classes their labels are
 
 _plain = tf.autograph.experimental.do_not_convert
 _BUFFER_BYTES = 256 * 2**10  # as TFRecordDataset has it
@@ -29,19 +30,17 @@ _ADVICE = ". TensorFlow's warning above has the cause. Copy or convert the data 
 class ShardRecords:
     """The records of `parts` of a data set's shards. An element is one record's bytes.
 
-    `indexes` holds the tables of shards whose damaged records were found beforehand: parts behind the first record
-    of such a shard are read by their offsets, since a reader can't get past a damaged length.
+    `offsets` says where each part begins in its shard; None where that is reached only by reading what is before.
     """
 
     def __init__(
         self,
-        directory: str,
-        shards: Sequence[ShardInfo],
+        shards: Sequence[PlacedShard],
         parts: Sequence[Part],
         compression: str,
         label_dtype: str | None,  # None where no label is wanted
         decoders: Sequence[Decoder],
-        indexes: Mapping[int, Table],
+        offsets: Sequence[int | None],
     ) -> None:
         self.parts = tuple(parts)
         mean = sum(shard.bytes for shard in shards) / max(1, sum(shard.examples for shard in shards))
@@ -49,22 +48,19 @@ class ShardRecords:
         self._compression = compression
         used = sorted({part.shard for part in parts})  # the graph holds the names of no other shards
         place = {shard: i for i, shard in enumerate(used)}
-        self._files = tf.constant([os.path.join(directory, shards[i].file) for i in used], tf.string)
+        self._files = tf.constant([shards[i].path for i in used], tf.string)
         # All of a part in one row: every operation of a graph costs at the start of every epoch.
-        rows = [(place[part.shard], part.first, part.count) for part in parts]
-        self._table = tf.constant(np.array(rows, np.int64).reshape(-1, 3))
-        self._spans: tf.Tensor | None = None
-        by_index = [part.first > 0 and part.shard in indexes for part in parts]
-        if any(by_index):
-            spans = [
-                _spans(indexes[part.shard], part, shards[part.shard].bytes)
-                for part, chosen in zip(parts, by_index, strict=True)
-                if chosen
-            ]
-            ends = np.cumsum([len(each) for each in spans])
-            starts = iter((ends - [len(each) for each in spans]).tolist())
-            self._spans = tf.constant(np.concatenate(spans))
-            self._span_starts = tf.constant([next(starts) if chosen else -1 for chosen in by_index], tf.int64)
+        rows = [
+            (place[part.shard], part.first, part.count, *((part.first, 0) if offset is None else (0, offset)))
+            for part, offset in zip(parts, offsets, strict=True)
+        ]
+        self._table = tf.constant(np.array(rows, np.int64).reshape(-1, 5))
+        # Records of data sets whose classes differ travel with the number of their data set's classes: they get mixed.
+        self._classes = None
+        classes = [*{shard.classes: None for shard in shards if shard.classes is not None}]
+        if label_dtype is not None and classes:
+            self._classes = tf.ragged.constant(classes, tf.int64)
+            self._class_ids = tf.constant([classes.index(cast("Any", shards[i].classes)) for i in used])
         self._shapes = {
             decoder.info.name + SHAPE: tf.io.FixedLenFeature([decoder.info.rank], tf.int64)
             for decoder in decoders
@@ -83,22 +79,28 @@ class ShardRecords:
 
         A shard that can't be opened is TensorFlow's own error, which names it; damage is an `InvalidArgumentError`.
         """
-        shard, first, count = self._place(part)
-        records = self._readable(part, shard, first, count).apply(tf.data.experimental.assert_cardinality(count))
+        shard, _, count, before, offset = self._place(part)
+        records = self._records(tf.gather(self._files, shard), offset).skip(before).take(count)
+        records = records.apply(tf.data.experimental.assert_cardinality(count))
         blocks = records.batch(size, drop_remainder=drop_remainder)
         number = count // size if drop_remainder else (count + size - 1) // size
         problem = tf.data.Dataset.from_tensors(part).flat_map(_plain(self._problem))
-        return _without_errors(blocks, number).concatenate(problem).take(number)
+        readable = _without_errors(blocks, number).concatenate(problem).take(number)
+        if self._classes is None:
+            return readable
+        classes = tf.gather(self._class_ids, shard)
+        return readable.map(_plain(lambda records: {"record": records, "classes": tf.fill(tf.shape(records), classes)}))
 
     def _problem(self, part: tf.Tensor) -> tf.data.Dataset:
         """The error about a part that gave fewer records than it has."""
-        shard, first, count = self._place(part)
+        shard, first, count, _, _ = self._place(part)
         file = tf.gather(self._files, shard)
         # Whatever keeps the file from being opened is raised here, by TensorFlow, with the file's name.
         opened = tf.data.FixedLengthRecordDataset(file, 1, buffer_size=1)
         opened = opened.concatenate(tf.data.Dataset.from_tensors(tf.constant(b""))).take(1)
         # The damaged record shows by counting, from the shard's start: a damaged length hides all records behind it.
-        sizes = self._records(file).take(first + count).map(_plain(tf.strings.length))
+        records = self._records(file, tf.constant(0, tf.int64)).take(first + count)
+        sizes = records.map(_plain(tf.strings.length))
         sizes = _without_errors(sizes, first + count, log_warning=True)
         sizes = tf.data.Dataset.from_tensors(tf.constant(0)).concatenate(sizes).batch(first + count + 1)
 
@@ -116,40 +118,38 @@ class ShardRecords:
         return tf.data.Dataset.zip((opened, sizes)).map(_plain(fail))
 
     def _place(self, part: tf.Tensor) -> list[tf.Tensor]:
-        """A part's shard (its number among those used), its first record there, and its number of records."""
+        """A part's shard (its number among those used), first record and size; what is skipped after which offset."""
         # The identities keep tf.data's optimizer alive, which looks at the sizes of skip and take.
-        return [tf.identity(value) for value in tf.unstack(tf.gather(self._table, part), 3)]
+        return [tf.identity(value) for value in tf.unstack(tf.gather(self._table, part), 5)]
 
-    def _readable(self, part: tf.Tensor, shard: tf.Tensor, first: tf.Tensor, count: tf.Tensor) -> tf.data.Dataset:
-        """The records of one part, read in order, or by their offsets where that is needed."""
-        file = tf.gather(self._files, shard)
-        if self._spans is None:
-            return self._records(file).skip(first).take(count)
-        spans = self._spans
-        start = tf.gather(self._span_starts, part)
-        in_order = tf.where(start < 0, count, tf.zeros_like(count))
-
-        def read_record(place: tf.Tensor) -> tf.data.Dataset:
-            before, data, behind = tf.unstack(tf.gather(spans, place), 3)
-            return tf.data.FixedLengthRecordDataset(file, data, before, behind)
-
-        by_offset = tf.data.Dataset.range(start, start + count - in_order).flat_map(_plain(read_record))
-        return self._records(file).skip(first).take(in_order).concatenate(by_offset)
-
-    def _records(self, file: tf.Tensor) -> tf.data.Dataset:
-        """The records of one file: what `TFRecordDataset` is made of, without its function for many files."""
-        variant = tf.raw_ops.TFRecordDataset(
-            filenames=file, compression_type=_COMPRESSION[self._compression], buffer_size=self._buffer_bytes
+    def _records(self, file: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
+        """The records of one file from an offset on, which `TFRecordDataset` has no argument for."""
+        variant = tf.raw_ops.TFRecordDatasetV2(
+            filenames=file,
+            compression_type=_COMPRESSION[self._compression],
+            buffer_size=self._buffer_bytes,
+            byte_offsets=offset,
         )
         return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
 
-    def columns(self, records: tf.Tensor) -> dict[str, tf.Tensor]:
+    def columns(self, records: Records) -> dict[str, tf.Tensor]:
         """The columns of a batch of records."""
-        return dict(tf.io.parse_example(records, self._spec))
+        if self._classes is None:
+            return dict(tf.io.parse_example(records, self._spec))
+        columns = dict(tf.io.parse_example(records["record"], self._spec))
+        begins = tf.gather(self._classes.row_starts(), records["classes"])
+        ends = tf.gather(self._classes.row_limits(), records["classes"])
+        labels = columns["label"]
+        # One that is no class of its data set stays none, -1.
+        known = (labels >= 0) & (labels < ends - begins)
+        place = tf.where(known, begins + labels, tf.zeros_like(labels))
+        columns["label"] = tf.where(known, tf.gather(self._classes.values, place), -tf.ones_like(labels))
+        return columns
 
-    def shapes(self, records: tf.Tensor) -> dict[str, tf.Tensor]:
+    def shapes(self, records: Records) -> dict[str, tf.Tensor]:
         """Only the keys and the shapes that vary, which costs little."""
-        return dict(tf.io.parse_example(records, self._shapes))
+        strings = records if self._classes is None else records["record"]
+        return dict(tf.io.parse_example(strings, self._shapes))
 
 
 def _without_errors(dataset: tf.data.Dataset, count: tf.Tensor, log_warning: bool = False) -> tf.data.Dataset:
@@ -161,11 +161,3 @@ def _without_errors(dataset: tf.data.Dataset, count: tf.Tensor, log_warning: boo
     """
     numbered = tf.data.Dataset.zip((tf.data.Dataset.range(count), dataset)).ignore_errors(log_warning=log_warning)
     return numbered.map(_plain(lambda number, element: element))
-
-
-def _spans(table: Table, part: Part, size: int) -> np.ndarray:
-    """The bytes of the shard before, in and behind the data of each record of a part: n × 3."""
-    records = slice(part.first, part.first + part.count)
-    starts = table.offsets[records] + HEAD_BYTES
-    lengths = table.sizes[records].astype(np.int64) - FRAME_BYTES
-    return np.stack([starts, lengths, size - starts - lengths], axis=1)

@@ -14,10 +14,12 @@ from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.syscalls import usable_cores
 from readers.options import AUTOTUNE, ReadOptions
-from readers.splits import LEAST_LANES
+from readers.windows import choose_axes
 
 MAX_LANES = 16  # shards read at the same time; fixed, so that the order does not depend on the machine
+LEAST_PIECES = 4  # that a data set is cut into to be shuffled, where there is so much
 READ_AHEAD_BYTES = 192 * 2**20  # what all lanes together may hold, read but not yet asked for
+RUN_BYTES = READ_AHEAD_BYTES // (3 * MAX_LANES)  # what a lane reads before it moves on to the next run
 PREFETCH_BYTES = 32 * 2**20  # finished batches that wait for the training step: more leave the processor's cache
 PREFETCH_BATCHES = 8
 SHUFFLE_BYTES = 128 * 2**20  # of shuffle=True
@@ -57,6 +59,8 @@ class Strategy:
     methods: dict[str, Method]
     lanes: int
     block: int
+    block_bytes: float  # that a block takes, or a batch where lanes make batches
+    run: int  # blocks that a lane reads one after the other, where the order is the data set's
     parallel: int
     shuffle: int
     prefetch: int
@@ -87,6 +91,17 @@ def largest_bytes(info: FeatureInfo) -> int:
     return math.prod(info.max_shape) * dtype_from_name(info.dtype).itemsize
 
 
+def window_bytes(features: Sequence[FeatureInfo], window: int) -> int:
+    """Bytes of the largest example of windows."""
+    axes = choose_axes(features)
+    sizes = (
+        math.prod(window if axes.get(info.name) == axis else size for axis, size in enumerate(info.max_shape))
+        * dtype_from_name(info.dtype).itemsize
+        for info in features
+    )
+    return max(1, sum(sizes))
+
+
 def choose(
     features: Sequence[FeatureInfo],
     example_bytes: float,
@@ -109,7 +124,9 @@ def choose(
     parallel = options.num_parallel_calls if options.num_parallel_calls != AUTOTUNE else min(2 * cpus, MAX_LANES)
     most = min(SHUFFLE_EXAMPLES, max(SHUFFLE_LEAST, SHUFFLE_SHARDS * examples // max(parts, 1)))
     shuffle = options.shuffle_examples(example_bytes, SHUFFLE_BYTES, most)
-    by_example = options.batch_size is None or options.map_fn is not None
+    if options.window is not None:  # they are what is shuffled, and not larger than an example
+        shuffle = options.shuffle_examples(window_bytes(features, options.window), SHUFFLE_BYTES, SHUFFLE_EXAMPLES)
+    by_example = options.batch_size is None or options.map_fn is not None or options.window is not None
     if by_example or (large and not options.ragged and options.buckets is None):
         kind = Kind.EXAMPLES
     elif shuffle or options.buckets is not None:
@@ -122,12 +139,15 @@ def choose(
     decode_blocks = kind is Kind.EXAMPLES and simple and not shuffle and padded <= SMALL_BYTES
     block = 1 if large else max(1, min(BLOCK_EXAMPLES, math.floor(BLOCK_BYTES / max(example_bytes, 1))))
     if kind is Kind.BATCHES:
-        # Each lane holds two finished batches and works on one: strings, and what is decoded from them.
-        held = 3 * batch * padded
+        block_bytes = batch * padded
     else:
-        # The next lanes are opened and filled ahead as well.
-        held = (6 if shuffle else 3) * block * max(example_bytes, padded if large else 0)
-    lanes = max(1, min(MAX_LANES, math.floor(READ_AHEAD_BYTES / max(held, 1))))
+        block_bytes = block * max(example_bytes, padded if large or compressed else 0, 1)
+    # A lane holds two finished blocks and works on one; where things are shuffled, the next lanes are filled as well.
+    lanes = max(1, min(MAX_LANES, math.floor(READ_AHEAD_BYTES / ((6 if shuffle else 3) * block_bytes))))
+    run = max(1, math.floor(RUN_BYTES / block_bytes))
+    if not shuffle and options.is_deterministic:
+        # The order doesn't depend on it: as many as keep the cores busy, the next runs are begun as well.
+        lanes = min(lanes, max(2, cpus, parallel // 2))
     if compressed:
         lanes = min(lanes, max(1, parts))  # a shard can't be entered in the middle without unpacking what is before
     if kind is Kind.EXAMPLES:
@@ -138,6 +158,9 @@ def choose(
         most = PREFETCH_BATCHES if options.batch_size is not None else 256
         prefetch = max(1, min(most, math.floor(PREFETCH_BYTES / batch_bytes)))
     tune = options.tune_malloc if options.tune_malloc is not None else batch_bytes >= MALLOC_BYTES
-    seekable = files or (example_bytes >= UNBUFFERED_BYTES and not compressed)
-    pieces = lanes if seekable else min(lanes, LEAST_LANES)
-    return Strategy(kind, methods, lanes, block, parallel, shuffle, prefetch, tune, seekable, pieces, decode_blocks)
+    seekable = not compressed
+    pieces = lanes if files or (example_bytes >= UNBUFFERED_BYTES and seekable) else min(lanes, LEAST_PIECES)
+    return Strategy(
+        kind, methods, lanes, block, block_bytes, run, parallel, shuffle, prefetch, tune, seekable, pieces,
+        decode_blocks,
+    )  # fmt: skip

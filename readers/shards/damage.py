@@ -20,9 +20,10 @@ import numpy as np
 
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, parse_example
-from npy2tfrecord.formats.manifest import Hash, ShardInfo
-from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, data_length, unframe
+from npy2tfrecord.formats.manifest import Hash
+from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, unframe
 from npy2tfrecord.syscalls import usable_cores
+from readers.manifests import PlacedShard
 from readers.shards.index import Keys, load_keys, load_table
 from readers.shards.presence import open_shard
 from readers.splits import Part
@@ -37,17 +38,16 @@ class DamageWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """One damaged record. `head`: its length is damaged, so that a reader can't get past it."""
+    """One damaged record."""
 
     shard: int
     record: int
     offset: int
-    head: bool
     key: str | None
     problem: str
 
 
-def find(directory: str, shards: Sequence[ShardInfo], parts: Sequence[Part], compression: str) -> list[Damaged]:
+def find(shards: Sequence[PlacedShard], parts: Sequence[Part], compression: str) -> list[Damaged]:
     """The damaged records of the shards that these parts are of.
 
     Raises `DamageError` where a shard is not what was written, but none of its records shows it.
@@ -58,7 +58,7 @@ def find(directory: str, shards: Sequence[ShardInfo], parts: Sequence[Part], com
         )
     used = sorted({part.shard for part in parts})
     with ThreadPoolExecutor(max(1, min(len(used), usable_cores()))) as pool:
-        return [bad for found in pool.map(lambda i: _check(directory, i, shards[i]), used) for bad in found]
+        return [bad for found in pool.map(lambda i: _check(i, shards[i]), used) for bad in found]
 
 
 def without(parts: Sequence[Part], damaged: Sequence[Damaged]) -> tuple[Part, ...]:
@@ -75,10 +75,10 @@ def without(parts: Sequence[Part], damaged: Sequence[Damaged]) -> tuple[Part, ..
     return tuple(part for part in left if part.count)
 
 
-def warn(directory: str, shards: Sequence[ShardInfo], damaged: Sequence[Damaged]) -> None:
+def warn(shards: Sequence[PlacedShard], damaged: Sequence[Damaged]) -> None:
     """Say how many records are left out, and which."""
     lines = [
-        f"\n  record {each.record} of {display(os.path.join(directory, shards[each.shard].file))} at offset "
+        f"\n  record {each.record} of {display(shards[each.shard].path)} at offset "
         f"{each.offset}, key {display(each.key) if each.key is not None else 'unknown'}: {each.problem}"
         for each in damaged[:_SHOWN]
     ]
@@ -88,23 +88,23 @@ def warn(directory: str, shards: Sequence[ShardInfo], damaged: Sequence[Damaged]
     warnings.warn(f"{count} left out:{''.join(lines)}", DamageWarning, stacklevel=4)
 
 
-def _check(directory: str, shard: int, info: ShardInfo) -> list[Damaged]:
-    offsets, sizes = load_table(directory, info)
+def _check(shard: int, info: PlacedShard) -> list[Damaged]:
+    offsets, sizes = load_table(info)
     found: list[Damaged] = []
-    path, seen = os.path.join(directory, info.file), Hash()
-    with _opened(directory, info) as file:
+    path, seen = info.path, Hash()
+    with _opened(info) as file:
         for record, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
             data = memoryview(file.read(size))
             seen.update(data)
             try:
                 unframe(data)
             except DamageError as error:
-                found.append(Damaged(shard, record, offset, _is_head(data), _key(data), str(error)))
+                found.append(Damaged(shard, record, offset, _key(data), str(error)))
     intact = seen.hexdigest() == info.hash
     if not intact:
         bad = {each.record for each in found}
-        known = load_keys(directory, info)
-        with _opened(directory, info) as file:
+        known = load_keys(info)
+        with _opened(info) as file:
             found += _misplaced(file, shard, offsets, sizes, known, bad)
         found.sort(key=attrgetter("record"))
     if not found and not intact:
@@ -122,24 +122,17 @@ def _misplaced(
     for record, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
         key = _key(memoryview(file.read(size)))
         if record not in bad and (key is None or not known.is_at(record, key.encode("utf-8", "surrogateescape"))):
-            found.append(Damaged(shard, record, offset, False, key, problem))
+            found.append(Damaged(shard, record, offset, key, problem))
     return found
 
 
 @contextmanager
-def _opened(directory: str, info: ShardInfo) -> Iterator[IO[bytes]]:
+def _opened(info: PlacedShard) -> Iterator[IO[bytes]]:
     try:
-        with os.fdopen(open_shard(directory, info, compare_tail=False), "rb", buffering=_CHUNK_BYTES) as file:
+        with os.fdopen(open_shard(info, compare_tail=False), "rb", buffering=_CHUNK_BYTES) as file:
             yield file
     except OSError as error:
-        raise DamageError(f"{display(os.path.join(directory, info.file))}: {error.strerror or error}") from error
-
-
-def _is_head(record: memoryview) -> bool:
-    try:
-        return data_length(record) != len(record) - HEAD_BYTES - FOOT_BYTES
-    except (DamageError, ValueError):
-        return True
+        raise DamageError(f"{display(info.path)}: {error.strerror or error}") from error
 
 
 def _key(record: memoryview) -> str | None:

@@ -6,16 +6,20 @@ Links are followed, since caches of data sets are made of links.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, TypeVar
 
 import numpy as np
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, display
-from npy2tfrecord.formats.manifest import ShardInfo, index_name, keys_name
+from npy2tfrecord.formats.manifest import index_name, keys_name
 from npy2tfrecord.formats.shard import decode_index, decode_keys, encode_keys
+from readers.manifests import PlacedShard
+from readers.splits import Part
 
+_THREADS = 16  # a network file system answers many requests at once
 _LINE_BYTES = 40  # of an index, at most
 
 Loaded = TypeVar("Loaded")
@@ -56,21 +60,44 @@ class Keys:
         return int(np.searchsorted(self._ends, start, side="left"))
 
 
-def load_table(directory: str, info: ShardInfo) -> Table:
+def load_table(info: PlacedShard) -> Table:
     """The table of a shard's records. Raises `DamageError` unless they fill the shard one behind the other."""
 
     def decode(data: bytes) -> Table:
         offsets, sizes = decode_index(data, info.examples, info.bytes)
         return Table(offsets, sizes.astype(np.uint32))
 
-    return _load(os.path.join(directory, index_name(info.file)), info.examples * _LINE_BYTES, decode)
+    return _load(os.path.join(info.directory, index_name(info.file)), info.examples * _LINE_BYTES, decode)
 
 
-def load_keys(directory: str, info: ShardInfo) -> Keys:
+def find_offsets(shards: Sequence[PlacedShard], parts: Sequence[Part], compression: str) -> list[int | None]:
+    """Where each part begins in its shard, by the index; None where only reading what is before leads there.
+
+    So it is in compressed shards, and in those without a readable index, for the records can be read all the same.
+    """
+    wanted: dict[int, list[int]] = {}
+    for part in parts:
+        if part.first and compression == "none":
+            wanted.setdefault(part.shard, []).append(part.first)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        found = pool.map(lambda shard: _offsets_of(shards[shard], wanted[shard]), wanted)
+    offsets = {(shard, first): offset for shard, each in zip(wanted, found, strict=True) for first, offset in each}
+    return [offsets.get((part.shard, part.first)) if part.first else 0 for part in parts]
+
+
+def _offsets_of(info: PlacedShard, records: Sequence[int]) -> list[tuple[int, int]]:
+    try:
+        table = load_table(info)
+    except DamageError:
+        return []
+    return [(record, int(table.offsets[record])) for record in records]
+
+
+def load_keys(info: PlacedShard) -> Keys:
     """The keys of a shard's records. Raises `DamageError` unless there is one for each."""
     # The keys are in the records too, so a longer file is not read: escaped they have at most twice the bytes.
     limit = 2 * info.bytes + info.examples
-    return _load(os.path.join(directory, keys_name(info.file)), limit, lambda data: Keys(data, info.examples))
+    return _load(os.path.join(info.directory, keys_name(info.file)), limit, lambda data: Keys(data, info.examples))
 
 
 def _load(path: str, limit: int, decode: Callable[[bytes], Loaded]) -> Loaded:

@@ -10,19 +10,20 @@ from functools import partial
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, display
-from npy2tfrecord.formats.manifest import TAIL_BYTES, ShardInfo
+from npy2tfrecord.formats.manifest import TAIL_BYTES
+from readers.manifests import PlacedShard
 
 _THREADS = 16  # a network file system answers many requests at once, but each takes milliseconds
 _FEW = 64  # shards that show whether it is one
 _SLOW_SECONDS = 200e-6  # for each of them; faster ones are not worth threads
 
 
-def open_shard(directory: str, info: ShardInfo, *, compare_tail: bool = True) -> int:
+def open_shard(info: PlacedShard, *, compare_tail: bool = True) -> int:
     """A descriptor of a shard. Raises `DamageError` unless the file has the size and the tail that the manifest says.
 
     The tail, its last 8 bytes, hold the last record's checksum: the shard of another data set or version has another.
     """
-    path = os.path.join(directory, info.file)
+    path = info.path
     handle = -1
     try:
         handle = syscalls.open_regular(path)
@@ -46,12 +47,12 @@ def open_shard(directory: str, info: ShardInfo, *, compare_tail: bool = True) ->
     return handle
 
 
-def check_shards(directory: str, shards: Sequence[ShardInfo], *, compare_tails: bool = True) -> None:
+def check_shards(shards: Sequence[PlacedShard], *, compare_tails: bool = True) -> None:
     """Raise `DamageError` unless every shard is there and has the size and the tail that the manifest says.
 
     The tails are left alone where each record is checked beforehand: the last one may be damaged by itself.
     """
-    check = partial(_problem, directory, compare_tail=compare_tails)
+    check = partial(_problem, compare_tail=compare_tails)
     started = time.monotonic()
     problems = [*map(check, shards[:_FEW])]
     rest = shards[_FEW:]
@@ -66,9 +67,9 @@ def check_shards(directory: str, shards: Sequence[ShardInfo], *, compare_tails: 
         raise DamageError(f"{found[0]}{others}; convert or copy the data set again")
 
 
-def _problem(directory: str, shard: ShardInfo, compare_tail: bool) -> str:
+def _problem(shard: PlacedShard, compare_tail: bool) -> str:
     try:
-        os.close(open_shard(directory, shard, compare_tail=compare_tail))
+        os.close(open_shard(shard, compare_tail=compare_tail))
     except DamageError as error:
         return str(error)
     return ""

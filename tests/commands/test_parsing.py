@@ -15,6 +15,7 @@ from npy2tfrecord.commands.arguments import parse
         ("convert x --seed -1 y --no-shuffle o", {"sources": ["x", "y"], "out": "o", "seed": -1, "shuffle": False}),
         ("convert --include a b -- src out", {"sources": ["b", "src"], "out": "out", "include": ["a"]}),
         ("convert --include=-a s o", {"sources": ["s"], "out": "o", "include": ["-a"]}),
+        (r"convert s --label-by -(\d+)$ o", {"sources": ["s"], "out": "o", "label_by": r"-(\d+)$"}),
         ("convert -j4 -- -- -a -o", {"sources": ["--", "-a"], "out": "-o", "jobs": 4}),
         ("convert s -- -o --frob -j 2", {"sources": ["s", "-o", "--frob", "-j"], "out": "2"}),
         ("verify out --source a b", {"out": "out", "source": ["a", "b"]}),

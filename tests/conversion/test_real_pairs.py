@@ -10,7 +10,7 @@ import pytest
 from converted import Command, read_back, same, save, shards_of
 
 import npy2tfrecord
-from npy2tfrecord.errors import InputError
+from npy2tfrecord.errors import InputError, UsageError
 from npy2tfrecord.formats.npy import SUPPORTED_NAMES
 
 # --- scikit-learn's digits: one X.npy beside y.npy -------------------------------------------------
@@ -144,6 +144,10 @@ def test_archives_of_other_projects(package: str, tmp_path: Path) -> None:
                 npy2tfrecord.convert(file, out)
             assert not out.exists()
             refused += 1
+            continue
+        if len(arrays) > 64:
+            with pytest.raises(UsageError, match="--members"):
+                npy2tfrecord.convert(file, out)
             continue
         npy2tfrecord.convert(file, out)
         (example,) = read_back(out).values()

@@ -221,6 +221,17 @@ def test_numbers_and_words_do_not_mix(folders: Path, tmp_path: Path, command: Co
     command.refused(4, "labels.csv", *MIXED[labels], words=("convert", folders, out, "--labels", file), out=out)
 
 
+def test_numbers_with_a_comma_are_no_classes(folders: Path, tmp_path: Path, command: Command) -> None:
+    file = table(tmp_path / "labels.csv", "key,label\n" + "".join(f'{key},"{i},5"\n' for i, key in enumerate(KEYS)))
+    words = ("convert", folders, tmp_path / "out", "--labels", file)
+    command.refused(4, "numbers with a comma: line 2 ('0,5')", "0.5, not 0,5", words=words, out=tmp_path / "out")
+
+
+def test_keys_with_a_suffix_are_called_so(folders: Path, tmp_path: Path, command: Command) -> None:
+    file = table(tmp_path / "labels.csv", "key,label\n" + "".join(f"{key}.npy,a\n" for key in KEYS))
+    command.refused(4, "; keys have no suffix", words=("convert", folders, tmp_path / "out", "--labels", file))
+
+
 def test_folders_that_are_numbers_are_labels(tmp_path: Path, command: Command) -> None:
     source = save(tmp_path / "d", {f"{i}/a": np.float32(i) for i in range(12)})
     made = npy2tfrecord.convert(source, tmp_path / "out", labels="dirs")

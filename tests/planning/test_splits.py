@@ -328,6 +328,11 @@ def test_rows_are_split_by_the_table_of_their_files(tmp_path: Path) -> None:
     assert sizes_of(tmp_path / "out") == {"train": 2, "val": 3}
 
 
+def test_the_table_is_no_url(many: Path, tmp_path: Path, command: Command) -> None:
+    words = ("convert", many, tmp_path / "out", "--split", "gs://bucket/splits.csv")
+    command.refused(2, "split 'gs://bucket/splits.csv': gs:// is not supported", words=words)
+
+
 def test_errors_are_those_of_the_library(tmp_path: Path) -> None:
     save(tmp_path / "d", {"1": 1.0})
     with pytest.raises(InputError, match="in no directory"):

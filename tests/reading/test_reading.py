@@ -383,7 +383,7 @@ def test_a_shape_that_a_record_claims_is_not_believed(tmp_path: Path) -> None:
     (path / manifest.shards[0].file).write_bytes((other / manifest.shards[0].file).read_bytes())
     text = (path / "manifest.json").read_bytes()
     assert str(manifest.shards[0].bytes).encode() in text
-    tail = readers.load_manifest(other).shards[0].tail
+    tail = (path / manifest.shards[0].file).read_bytes()[-8:].hex()
     shard = replace(manifest.shards[0], bytes=size, tail=tail)
     (path / "manifest.json").write_bytes(replace(manifest, splits={"train": (shard,)}).encode())
     for options in ({"batch_size": 3}, {}, {"batch_size": 3, "ragged": True}):

@@ -104,6 +104,17 @@ def test_suffixes_that_are_no_features_are_refused(tmp_path: Path, command: Comm
     command.refused(2, found, "leave out --group-by-suffix", "clean=DIR:*_clean.npy", words=words)
 
 
+def test_numbers_between_dots_are_no_features_of_one_example(tmp_path: Path, command: Command) -> None:
+    kinds = ("clean", "nodule")
+    save(tmp_path / "data", {f"1.3.6.1.4.1.{i}_{kind}": np.arange(2) for i in range(3) for kind in kinds})
+    words = ("convert", tmp_path / "data", tmp_path / "out")
+    said = ("6 features, each of one key only", "1.3.6.1.4.1.0_clean.npy", "clean=DIR:*_clean.npy")
+    command.refused(2, *said, words=(*words, "--group-by-suffix"), out=tmp_path / "out")
+    sources = [f"{kind}={tmp_path / 'data'}:*_{kind}.npy" for kind in kinds]
+    command.ok("convert", *sources, tmp_path / "out", "--key-by", "^(.*)_")
+    assert set(read_back(tmp_path / "out")) == {f"1.3.6.1.4.1.{i}" for i in range(3)}
+
+
 def test_scan_shows_what_an_example_would_be(tmp_path: Path, command: Command) -> None:
     arrays = utterances(tmp_path / "u.npz", 5)
     shape = arrays["u0000"].shape

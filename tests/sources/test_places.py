@@ -111,6 +111,43 @@ def test_members_have_any_name(here: Path) -> None:
         npy2tfrecord.scan("x=none.npz[a]")
 
 
+def test_members_without_suffix_are_read_as_numpy_reads_them(here: Path, command: Command) -> None:
+    data = io.BytesIO()
+    np.save(data, np.arange(3))
+    for name, members in (("plain", ("x", "y")), ("both", ("x", "x.npy"))):
+        with zipfile.ZipFile(f"{name}.npz", "w") as archive:
+            for member in members:
+                archive.writestr(member, data.getvalue())
+    command.ok("convert", "plain.npz", "out")
+    assert set(read_back(here / "out")["plain"].arrays) == {"x", "y"} == set(np.load("plain.npz"))
+    command.ok("convert", "y=plain.npz", "out2")
+    command.refused(4, "2 members named 'x'", words=("convert", "both.npz", "out3"))
+    assert npy2tfrecord.scan("x=both.npz[x.npy]").counts == (1,)
+
+
+def test_one_member_of_every_archive_in_a_folder(here: Path, command: Command) -> None:
+    (here / "runs" / "a").mkdir(parents=True)
+    for i in range(3):
+        arrays = {"obs/image": np.full((4, 2), i), "action": np.full(4, -i), "words": np.array(["no number"])}
+        np.savez(here / "runs" / ("a" if i else "") / f"{i}.npz", **arrays)
+    save(here / "runs", {"other": np.zeros(2)})
+    sources = ("image=runs[obs/image]", "runs[action]")
+    assert "Passed over: 1 .npy" in command.ok("convert", *sources, "out").out
+    found = read_back(here / "out")
+    assert found.keys() == {"0", "a/1", "a/2"}
+    assert same(found["a/2"].arrays["image"], np.full((4, 2), 2))
+    assert same(found["a/2"].arrays["action"], np.full(4, -2))
+    command.ok("verify", "out", "--source", *sources)
+    command.ok("convert", "--rows", "train:x=runs/a[obs/image]", "val:x=runs:/*.npz[obs/image]", "out2")
+    assert {key: each.split for key, each in read_back(here / "out2").items()} == {
+        **{f"train/{i}#{row}": "train" for i in (1, 2) for row in range(4)},
+        **{f"val/0#{row}": "val" for row in range(4)},
+    }
+    assert parse_sources("x=runs[obs[0]]") == (Source("x", b"runs", member="obs[0]"),)
+    with pytest.raises(InputError, match="members obs/image, action, words; expected one named 'none'"):
+        npy2tfrecord.scan("runs[none]")
+
+
 def test_globs_of_one_folder(here: Path, command: Command) -> None:
     save(here / "data", {f"{i}_{kind}": np.full(i + 1, 2.0) for i in range(3) for kind in ("clean", "noisy", "extra")})
     (here / "data" / "notes.txt").touch()
@@ -122,6 +159,23 @@ def test_globs_of_one_folder(here: Path, command: Command) -> None:
     assert counts == (3,)
     assert npy2tfrecord.scan("x=data:*_clean.npy", include="0_*").counts == (1,)
     assert npy2tfrecord.scan("data:*_clean.npy").features[0].name == "array"
+
+
+def test_a_source_of_several_in_which_nothing_is_found_is_an_error(here: Path, command: Command) -> None:
+    save(here, {f"{folder}/{i}": np.arange(2) for folder in ("img", "msk") for i in range(3)})
+    (here / "empty").mkdir()
+    for sources, named in (
+        (("image=img", "mask=empty"), "empty"),
+        (("image=img", "mask=msk:*_mask.npy"), "msk:*_mask.npy"),
+        (("train:x=img:0*", "val:x=img:4*"), "img:4*"),
+        (("img", "empty"), "empty"),
+    ):
+        said = f"source {named}: no .npy or .npz file found in it"
+        command.refused(2, said, words=("convert", *sources, "out"), out=here / "out")
+        command.refused(2, said, words=("scan", *sources, "--on-error", "skip"))
+    save(here, {"more/9": np.arange(2)})
+    command.ok("convert", "img", "more", "out", "--include", "0.npy")  # as a pattern for all of them is meant
+    assert read_back(here / "out").keys() == {"0"}
 
 
 def test_what_exists_by_the_whole_name_is_a_path(here: Path) -> None:

@@ -363,9 +363,9 @@ def test_arrays_that_do_not_agree_are_listed_in_groups(tmp_path: Path, command: 
     assert lines[1:4] == [
         f"5 of float32, rank 2, e.g. {source}/a/0.npy",
         f"3 of float32, rank 1, e.g. {source}/b/0.npy",
-        f"2 of int64, rank 2, e.g. {source}/c/0.npy; expected one dtype and rank a feature: cast them to one, as"
-        " with --dtype float64; or add trailing axes of 1 with --rank 2; or convert them one by one,"
-        " choosing with --include and --exclude, or give each kind a name of its own, NAME=PATH",
+        f"2 of int64, rank 2, e.g. {source}/c/0.npy; expected one dtype and rank a feature: give each kind a"
+        " name of its own, NAME=PATH or NAME=DIR:GLOB; or cast them to one, as with --dtype float64 and add trailing"
+        " axes of 1 with --rank 2; or choose with --include and --exclude",
     ]
     command.ok("convert", "--include", "a/", source, tmp_path / "out")
 

@@ -110,6 +110,13 @@ def _patients(root: Path) -> None:
             save(root / "scans", {f"P{patient:03}_{scan + 1}_{finding}": rng.random((8, 8), np.float32)})
 
 
+def _frames(root: Path) -> None:
+    """Frames of two videos, numbered without zeros in front."""
+    for video in ("run", "walk"):
+        for frame in range(1, 13):
+            save(root / "video", {f"{video}/frame_{frame}": np.full((4, 4), frame, np.uint8)})
+
+
 def _regression(root: Path) -> None:
     """Spectra with a value to be predicted in a table, and several dtypes."""
     rng = _rng()
@@ -133,6 +140,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "nnU-Net": _nnunet,
     "BraTS": _brats,
     "Folds by patient": _patients,
+    "Frames in order": _frames,
     "Numbers to be predicted": _regression,
 }
 """What makes the data of each recipe below a directory."""

@@ -1,0 +1,136 @@
+"""`window` and `hop`: pieces of arrays as examples."""
+
+from __future__ import annotations
+
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from reading_data import number_of, same_bits, write_dataset
+
+import readers
+from npy2tfrecord.errors import UsageError
+
+tf = pytest.importorskip("tensorflow")
+
+LENGTHS = (0, 3, 4, 5, 9, 12, 4, 17, 1, 8)
+Window = tuple[int, int]  # an example's number, and where the window begins
+
+
+@pytest.fixture(scope="module")
+def signals(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[np.ndarray]]:
+    rng = np.random.default_rng(1)
+    arrays = [rng.standard_normal((2, n, 3)).astype("f4") for n in LENGTHS]
+    masks = [np.arange(n) % 256 for n in LENGTHS]
+    path = write_dataset(
+        tmp_path_factory.mktemp("signals"),
+        {"array": arrays, "mask": masks, "fixed": [np.array([i, i]) for i in range(len(arrays))]},
+        labels=list(range(len(arrays))),
+    )
+    return path, arrays
+
+
+def windows_of(lengths: tuple[int, ...], window: int, hop: int) -> list[Window]:
+    return [(i, start) for i, n in enumerate(lengths) for start in range(0, n - window + 1, hop)]
+
+
+def check(element: dict[str, Any], arrays: list[np.ndarray], window: int) -> list[Window]:
+    """That a batch holds what it says, and which windows these are."""
+    found = []
+    for i, key in enumerate(element["key"].numpy()):
+        number, start = number_of(key), int(element["start"][i])
+        assert same_bits(element["array"][i], arrays[number][:, start : start + window])
+        assert element["mask"].numpy()[i].tolist() == list(range(start, start + window))
+        assert element["fixed"].numpy()[i].tolist() == [number, number]
+        assert int(element["label"][i]) == number
+        found.append((number, start))
+    return found
+
+
+@pytest.mark.parametrize("options", [{}, {"shuffle": True, "seed": 1}, {"map_fn": lambda x: x}, {"cache": True}])
+def test_windows_are_cut_from_the_axis_that_varies(signals: Any, options: dict[str, Any]) -> None:
+    path, arrays = signals
+    dataset = readers.load_dataset(path, window=4, hop=3, batch_size=3, **options)
+    assert dataset.element_spec["array"].shape.as_list() == [None, 2, 4, 3]
+    assert dataset.element_spec["start"].dtype == tf.int64
+    found = [each for element in dataset for each in check(element, arrays, 4)]
+    expected = windows_of(LENGTHS, 4, 3)
+    assert (sorted(found) if "shuffle" in options else found) == expected
+    assert dataset.cardinality() == -(-len(expected) // 3)
+
+
+def test_windows_lie_side_by_side_without_hop_and_a_hop_may_be_larger(signals: Any) -> None:
+    path, _ = signals
+    for window, hop in ((4, None), (1, 5), (17, 1), (100, 1)):
+        dataset = readers.load_dataset(path, window=window, hop=hop, features=("key", "start", "array"))
+        found = [(number_of(key), int(start)) for key, start, _ in dataset]
+        assert found == windows_of(LENGTHS, window, hop or window)
+        assert dataset.cardinality() == len(found)
+
+
+def test_workers_and_slices_share_the_arrays(signals: Any) -> None:
+    path, _ = signals
+    shares = []
+    for i in range(3):
+        dataset = readers.load_dataset(path, window=4, features=("key", "start", "array"), worker=(i, 3))
+        assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
+        shares.append([(number_of(key), int(start)) for key, start, _ in dataset])
+    assert sorted(chain.from_iterable(shares)) == windows_of(LENGTHS, 4, 4)
+
+
+def test_arrays_of_one_size_are_cut_along_axis_0_and_always_counted(tmp_path: Path) -> None:
+    arrays = [np.full((10, 2), i, "u1") for i in range(7)]
+    path = write_dataset(tmp_path, arrays)
+    dataset = readers.load_dataset(path, window=4, hop=2, split="train[2:5]")
+    assert dataset.cardinality() == 3 * 4
+    assert [(number_of(x["key"]), int(x["start"])) for x in dataset] == [
+        (i, s) for i in (2, 3, 4) for s in (0, 2, 4, 6)
+    ]
+
+
+def test_more_sizes_than_the_manifest_counts_make_the_cardinality_unknown(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path, [np.zeros(n, "u1") for n in range(300)], shards=1)
+    dataset = readers.load_dataset(path, window=100, features=("start", "array"), batch_size=64)
+    assert dataset.cardinality() == tf.data.UNKNOWN_CARDINALITY
+    assert sum(len(starts) for starts, _ in dataset) == len(windows_of(tuple(range(300)), 100, 100))
+
+
+def test_files_as_they_are_are_cut_too(tmp_path: Path) -> None:
+    for i, n in enumerate(LENGTHS):
+        np.save(tmp_path / f"{i}.npy", np.arange(n))
+    dataset = readers.load_npy(tmp_path, window=4, hop=1, features=("array", "start"))
+    assert [int(start) for _, start in dataset] == [start for _, start in windows_of(LENGTHS, 4, 1)]
+    assert all(array[0] == start for array, start in dataset)
+
+
+def test_features_that_differ_in_size_are_an_error_that_names_the_example(tmp_path: Path) -> None:
+    arrays = {"a": [np.zeros(n) for n in (5, 6)], "b": [np.zeros(n) for n in (5, 7)]}
+    path = write_dataset(tmp_path, arrays, shards=1)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="differ in size, in example"):
+        list(readers.load_dataset(path, window=2))
+
+
+@pytest.mark.parametrize(
+    ("features", "options", "message"),
+    [
+        ({"a": [np.zeros((n, n)) for n in (2, 3)]}, {}, r"feature 'a' varies along the axes \[0, 1\]"),
+        ({"a": [np.zeros(())]}, {}, "no feature read here has an axis"),
+        ({"a": [np.zeros(5)], "b": [np.zeros(6)]}, {}, "axis 0 differs: {'a': 5, 'b': 6}"),
+        ({"start": [np.zeros(5)]}, {}, "called 'start' already"),
+        ({"a": [np.zeros(5)]}, {"window": 0}, "window=0"),
+        ({"a": [np.zeros(5)]}, {"window": 2.0}, r"window=2\.0"),
+        ({"a": [np.zeros(5)]}, {"hop": 0}, "hop=0"),
+        ({"a": [np.zeros(5)]}, {"window": None, "hop": 2}, "hop=2: give a window too"),
+        ({"a": [np.zeros(n) for n in (5, 6)]}, {"buckets": 2, "batch_size": 2}, "windows are all of one size"),
+        ({"a": [np.zeros(5)]}, {"window": None, "features": "start"}, "no feature 'start'"),
+        ({"a": [np.zeros(5)]}, {"features": "key"}, "no feature read here has an axis"),
+    ],
+)
+def test_windows_that_make_no_sense_are_refused(
+    tmp_path: Path, features: Any, options: dict[str, Any], message: str
+) -> None:
+    path = write_dataset(tmp_path, features)
+    with pytest.raises(UsageError, match=message):
+        readers.load_dataset(path, **{"window": 2} | options)
