@@ -52,7 +52,7 @@ from npy2tfrecord.storage.kept import KeptFiles
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
 _SECONDS_FOR_PROCESSES = 0.1  # of work; less is done here sooner than worker processes are started
-_SECONDS_A_BYTE, _SECONDS_A_RECORD, _SECONDS_A_FILE = 0.7e-9, 3e-6, 7e-6
+_SECONDS_A_BYTE, _SECONDS_A_RECORD, _SECONDS_A_READ = 2.1e-9, 3e-6, 7e-6
 _BESIDE_BYTES = 30  # of the index and the keys, for each record, at most about
 
 
@@ -407,14 +407,14 @@ class Conversion:
                 self.progress(Progress(now, total, len(entries), len(sizes), *self._files))
 
         report()
-        jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_files()), max(1, len(missing)))
+        jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_reads()), max(1, len(missing)))
         write_all(planned, set(missing), workspace, options, jobs, check, take, report)
         report()
         return entries
 
-    def _jobs(self, size: int, records: int, files: int = 0) -> int:
-        """How many workers are worth starting for so many bytes, in so many records, of so many files to open."""
-        seconds = size * _SECONDS_A_BYTE + records * _SECONDS_A_RECORD + files * _SECONDS_A_FILE
+    def _jobs(self, size: int, records: int, reads: int = 0) -> int:
+        """How many workers are worth starting for so many bytes, in so many records, by so many reads."""
+        seconds = size * _SECONDS_A_BYTE + records * _SECONDS_A_RECORD + reads * _SECONDS_A_READ
         if pool.is_local(self.options.backend) and seconds < _SECONDS_FOR_PROCESSES:
             return 1
         return pool.effective_jobs(self.options.jobs)

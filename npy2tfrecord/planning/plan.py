@@ -141,10 +141,10 @@ class Plan:
         """The shards of one of `count` parts, which are numbered from 1: every `count`-th."""
         return self.files[number - 1 :: count]
 
-    def count_files(self) -> int:
-        """How many files are to be opened: those that were not kept whole; of rows, too few to count."""
+    def count_reads(self) -> int:
+        """How many reads it takes: one a source, unless its file was kept whole, or one a row."""
         if self.examples.rows is not None:
-            return 0
+            return len(self.record_sizes) * len(self.examples.tables)
         return sum(
             len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
             for table, sources in zip(self.examples.tables, self.examples.sources, strict=True)
