@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from npy2tfrecord.checking.verifier import verify
     from npy2tfrecord.commands.progress import progress_bar
     from npy2tfrecord.conversion.converter import Progress, convert
+    from npy2tfrecord.conversion.merger import merge
     from npy2tfrecord.conversion.surveyor import scan
     from npy2tfrecord.formats.manifest import Manifest
 
@@ -24,12 +25,13 @@ _HOME = {
     "Progress": "conversion.converter",
     "convert": "conversion.converter",
     "export": "checking.exporter",
+    "merge": "conversion.merger",
     "progress_bar": "commands.progress",
     "scan": "conversion.surveyor",
     "verify": "checking.verifier",
 }
 
-__all__ = ["Manifest", "Progress", "__version__", "convert", "export", "progress_bar", "scan", "verify"]
+__all__ = ["Manifest", "Progress", "__version__", "convert", "export", "merge", "progress_bar", "scan", "verify"]
 
 
 def __getattr__(name: str) -> Any:

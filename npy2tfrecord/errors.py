@@ -72,7 +72,7 @@ class InputError(Error, ValueError):
 
 
 class UnstableError(InputError):
-    """A source that was whole when it was scanned has changed or cannot be read now; another run may go on."""
+    """A source that was whole when it was scanned has changed or cannot be read now; another run may succeed."""
 
 
 class OutputError(Error, OSError):
@@ -83,7 +83,7 @@ class OutputError(Error, OSError):
     @classmethod
     def from_os(cls, doing: str, path: bytes | str, error: OSError) -> OutputError:
         reason = error.strerror or str(error)
-        return cls(f"cannot {doing} {display(path)}: {reason}. Run the same command again to go on.")
+        return cls(f"cannot {doing} {display(path)}: {reason}. Run the same command again to resume.")
 
 
 class ConflictError(Error, FileExistsError):

@@ -16,9 +16,11 @@ _COLLAPSED_URL = re.compile(r"(s3a?|gs|gcs|az|abfss?|adl|wasbs?|hdfs|https?|ftps
 def local_path(path: str | bytes | os.PathLike[str], what: str) -> str:
     """The path on this machine that `path` stands for: a `file://` URL is decoded, `~` is the home directory.
 
-    Raises `UsageError`, which names `what` the path is for, where it is the URL of another place.
+    Raises `UsageError`, which names `what` the path is for, where it is the URL of another place, or no path at all.
     """
     text = os.fsdecode(path)
+    if "\0" in text:
+        raise UsageError(f"{what} {display(text)!r}: no path has a null byte in it")
     if match := _URL.fullmatch(text):
         return _decoded(match, text, what, match[2])
     if isinstance(path, os.PathLike) and (match := _COLLAPSED_URL.fullmatch(text)):

@@ -77,7 +77,8 @@ def load_dataset(
     prefetch, num_parallel_calls: chosen when left out.
     tune_malloc: make glibc keep large blocks of memory, in the whole process, which is said once in the log `readers`
         at level INFO; None where batches are large. `docs/reading.md` has the environment variables that do the same.
-    on_corrupt: 'raise', or 'skip' to check all records first and leave out the damaged ones, with a `DamageWarning`.
+    on_corrupt: 'raise', or 'skip' to check all records first and leave out the damaged and the missing ones, with a
+        `DamageWarning`.
 
     Raises `UsageError` for a request that can't be met and `DamageError` for a missing or wrong shard.
     """
@@ -94,10 +95,10 @@ def load_dataset(
     structure = choose_structure(manifest, options)
     columns = columns_of(structure)
     check_padding_names(manifest, options)
-    used_shards = [selection.shards[i] for i in sorted({part.shard for part in selection.parts})]
-    check_shards(used_shards, compare_tails=options.on_corrupt == "raise")
     parts = selection.parts
-    if options.on_corrupt == "skip":
+    if options.on_corrupt == "raise":
+        check_shards([selection.shards[i] for i in sorted({part.shard for part in parts})])
+    else:
         damaged = damage.find(selection.shards, parts, manifest.compression)
         parts = damage.without(parts, damaged)
         if damaged:

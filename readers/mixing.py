@@ -8,6 +8,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from npy2tfrecord.errors import UsageError
 from readers.dataset import load_dataset
 
@@ -33,15 +35,15 @@ def mix(
     """
     import tensorflow as tf
 
-    if isinstance(sources, str | os.PathLike) or not len(sources):
+    known = str | os.PathLike | tf.data.Dataset
+    if not isinstance(sources, list | tuple) or not all(isinstance(each, known) for each in sources) or not sources:
         raise UsageError(f"mix of {sources!r}: expected a list of datasets or paths")
     paths = [source for source in sources if isinstance(source, str | os.PathLike)]
     if options and not paths:
         raise UsageError(f"{next(iter(options))}=…: options are for paths, and all sources are datasets already")
     if weights is not None:
-        good = len(weights) == len(sources) and all(
-            isinstance(w, numbers.Real) and math.isfinite(w) and w > 0 for w in weights
-        )
+        good = isinstance(weights, list | tuple | np.ndarray) and np.shape(weights) == (len(sources),)
+        good = good and all(isinstance(w, numbers.Real) and math.isfinite(w) and w > 0 for w in weights)
         if not good:
             raise UsageError(f"weights={weights!r}: expected {len(sources)} numbers above 0, one a source")
     datasets = [

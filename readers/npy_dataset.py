@@ -13,6 +13,7 @@ from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest, ShardInfo, shard_name
 from npy2tfrecord.options import Options, parse_sources, with_splits_of
+from npy2tfrecord.paths import local_path
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
@@ -64,9 +65,9 @@ def load_npy(
         raise UsageError("on_corrupt: files as they are have no checksums; leave it out")
     chosen = ReadOptions(**_known(options))
     source_options = Options(
-        rows=rows, labels=labels if labels is None else os.fspath(labels), label_by=label_by, key_by=key_by,
-        include=_tuple(include), exclude=_tuple(exclude), follow_symlinks=follow_symlinks,
-        group_by_suffix=group_by_suffix, missing=missing, void_dtype=void_dtype,
+        rows=rows, labels=_path(labels), label_by=label_by, key_by=key_by, include=_tuple(include, "include"),
+        exclude=_tuple(exclude, "exclude"), follow_symlinks=follow_symlinks, group_by_suffix=group_by_suffix,
+        missing=missing, void_dtype=void_dtype,
     )  # fmt: skip
     parsed = parse_sources(sources)
     source_options = with_splits_of(parsed, source_options)
@@ -123,8 +124,17 @@ def _known(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-def _tuple(patterns: Sequence[str] | str) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
+def _path(labels: Any) -> str | None:
+    if labels is not None and not isinstance(labels, str | os.PathLike):
+        raise UsageError(f"labels={labels!r}: expected 'dirs', or the path of a table")
+    return None if labels is None else local_path(labels, "labels")
+
+
+def _tuple(patterns: Any, option: str) -> tuple[str, ...]:
+    given = (patterns,) if isinstance(patterns, str) else patterns
+    if not isinstance(given, list | tuple) or not all(isinstance(pattern, str) for pattern in given):
+        raise UsageError(f"{option}={patterns!r}: expected a pattern, or a list of them")
+    return tuple(given)
 
 
 def _describe(examples: Examples, rows: bool) -> Manifest:

@@ -21,6 +21,7 @@ AUTOTUNE: Final = -1  # what tf.data.AUTOTUNE is: the reader chooses
 Features = str | Sequence[Any] | Mapping[str, Any] | None  # names, in tuples and dicts of any depth
 Padding = str | Mapping[str, tuple[int | None, ...]]
 
+_NO_NUMBERS = "mMOSUT"  # kinds of dtypes; those of ml_dtypes have the kind V
 _FLAGS = (bool, np.bool_)
 _ELEMENTS = re.compile(r"(\d+)\s*elements?")
 
@@ -106,7 +107,7 @@ class ReadOptions:
             value = getattr(self, name)
             if not _is_integer(value) or value != AUTOTUNE:
                 self._check_integer(name, least, f"a number, {least} or more, or AUTOTUNE ({AUTOTUNE})")
-        if self.on_corrupt not in ("raise", "skip"):
+        if not isinstance(self.on_corrupt, str) or self.on_corrupt not in ("raise", "skip"):
             raise UsageError(f"on_corrupt={self.on_corrupt!r}: expected 'raise' or 'skip'")
         self._check_padding()
         self.worker_index()  # raises for what is no worker
@@ -134,7 +135,11 @@ class ReadOptions:
             return
         if _is_integer(self.buckets):
             self._check_integer("buckets", 2, "a number of buckets, 2 or more, or their boundaries")
-        elif isinstance(self.buckets, str) or not isinstance(self.buckets, Iterable):
+        elif (
+            isinstance(self.buckets, str)
+            or not isinstance(self.buckets, Iterable)
+            or getattr(self.buckets, "shape", None) == ()
+        ):
             raise UsageError(f"buckets={self.buckets!r}: expected a number of buckets, or their boundaries")
         else:
             cuts = tuple(self.buckets)  # an iterator can be read only once
@@ -184,14 +189,15 @@ class ReadOptions:
     def _check_padding(self) -> None:
         values = self.padding_value.values() if isinstance(self.padding_value, Mapping) else (self.padding_value,)
         for value in values:
-            if not isinstance(value, numbers.Number) and not hasattr(value, "dtype"):
+            kind = getattr(getattr(value, "dtype", None), "kind", "")
+            if not isinstance(value, numbers.Number) and (not kind or kind in _NO_NUMBERS):
                 raise UsageError(f"padding_value={self.padding_value!r}: expected a number, or one for each feature")
         if isinstance(self.padding, Mapping):
             for name, shape in self.padding.items():
                 sizes = tuple(shape) if isinstance(shape, list | tuple) else ("?",)
                 if not all(size is None or (_is_integer(size) and 0 <= size < 2**31) for size in sizes):
                     raise UsageError(f"padding of {name!r}: found {shape!r}, expected a shape such as (512, 80)")
-        elif self.padding not in ("batch", "dataset"):
+        elif not isinstance(self.padding, str) or self.padding not in ("batch", "dataset"):
             raise UsageError(f"padding={self.padding!r}: expected 'batch', 'dataset' or shapes by feature's name")
 
     def _check_flag(self, name: str, expected: str) -> None:

@@ -14,7 +14,7 @@ from npy2tfrecord.formats.manifest import Manifest
 from readers.manifests import PlacedShard
 
 _EXPECTED = "a name, a slice such as 'train[:80%]' or 'train[100:200]', or several such as 'train+val[:50%]'"
-_SLICE = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<start>-?\d+%?)?:(?P<stop>-?\d+%?)?\])?")
+_SLICE = re.compile(r"(?P<name>[^\[\]]+?)(?:\[(?P<start>-?\d{1,18}%?)?:(?P<stop>-?\d{1,18}%?)?\])?")
 
 
 @dataclass(frozen=True, slots=True)

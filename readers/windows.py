@@ -12,10 +12,11 @@ from npy2tfrecord.formats.npy import dtype_from_name
 START = "start"  # the column with each window's place in its array
 
 
-def choose_axes(features: Sequence[FeatureInfo]) -> dict[str, int]:
+def choose_axes(features: Sequence[FeatureInfo], window: int) -> dict[str, int]:
     """The axis that windows are cut along: the one that varies, of the features that have one; else axis 0 of all.
 
-    Raises `UsageError` where a feature varies along several axes, and where none has an axis.
+    Raises `UsageError` where a feature varies along several axes, where none has an axis, where the sizes of these axes
+    differ, and where all arrays are shorter than a window.
     """
     axes = {}
     for info in features:
@@ -27,9 +28,17 @@ def choose_axes(features: Sequence[FeatureInfo]) -> dict[str, int]:
     axes = axes or {info.name: 0 for info in features if info.rank}
     if not axes:
         raise UsageError("window: no feature read here has an axis to cut")
-    sizes = {name: info.shape[axes[name]] for info in features if (name := info.name) in axes}
-    if len(set(sizes.values())) > 1:
-        raise UsageError(f"window: features are cut together, but axis 0 differs: {sizes}; choose with features=…")
+    ranges = {}
+    for info in features:
+        if info.name in axes:
+            smallest, largest = info.min_shape[axes[info.name]], info.max_shape[axes[info.name]]
+            ranges[info.name] = f"{smallest}" if smallest == largest else f"{smallest} to {largest}"
+            if largest < window:
+                axis = f"axis {axes[info.name]} of {info.name!r}"
+                raise UsageError(f"window={window}: longer than all arrays; {axis} has {largest} at most")
+    if len(set(ranges.values())) > 1:
+        shown = ", ".join(f"{name} {sizes}" for name, sizes in ranges.items())
+        raise UsageError(f"window: features are cut together, but differ in size: {shown}; choose with features=…")
     return axes
 
 

@@ -35,7 +35,7 @@ LAYERS = (
     *("checking", "commands"),
 )
 # The same for the readers; all other modules are the functions for callers, on top.
-READER_LAYERS = ({"manifests", "options", "outputs", "splits"}, {"shards"}, {"pipeline"})
+READER_LAYERS = ({"manifests", "options", "outputs", "splits", "windows"}, {"shards"}, {"pipeline"})
 # What these use of the converter.
 READERS_USE = {"errors", "syscalls", "paths", "formats", "storage", "options", "sources", "planning", "conversion"}
 

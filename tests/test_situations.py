@@ -331,6 +331,41 @@ SITUATIONS: dict[str, Situation] = {
         runs="image=p spacing=p",
         wants=one_split({str(i): {k: f"p/{i}.npz[{k}]" for k in ("image", "spacing")} for i in range(2)}),
     ),
+    "a class first, and splits below it": Situation(
+        has={f"m/{c}/{s}/{c}_{i}.npy": f4(5, 3) for c in ("bed", "desk") for s in ("train", "test") for i in range(2)},
+        runs="train:points=m:*/train/ test:points=m:*/test/ --labels dirs",
+        wants={
+            s: {
+                f"{s}/{c}/{s}/{c}_{i}": {"points": f"m/{c}/{s}/{c}_{i}.npy", "label": c}
+                for c in ("bed", "desk")
+                for i in range(2)
+            }
+            for s in ("train", "test")
+        },
+    ),
+    "folds that are folders, with the class in the name": Situation(
+        has={f"u/fold{f}/100{f}-{c}-0-0.npy": f4(3) for f in (1, 10) for c in (0, 3)},
+        runs=r"u --split dirs --label-by '-(\d+)-\d+-\d+$'",
+        wants={
+            f"fold{f}": {
+                f"fold{f}/100{f}-{c}-0-0": {"array": f"u/fold{f}/100{f}-{c}-0-0.npy", "label": c} for c in (0, 3)
+            }
+            for f in (1, 10)
+        },
+    ),
+    "arrays beside archives": Situation(
+        has={f"att/{i}.npz": {"feat": f4(i + 1, 5)} for i in range(2)}
+        | {f"{k}/{i}.npy": f4(i + 1, 4) for k in ("fc", "box") for i in range(2)},
+        runs="att=att fc=fc box=box",
+        wants=one_split(
+            {str(i): {"att": f"att/{i}.npz[feat]", "fc": f"fc/{i}.npy", "box": f"box/{i}.npy"} for i in range(2)}
+        ),
+    ),
+    "names with zeros in front, and without": Situation(
+        has={f"im/{i:03}.npy": u1(2, 2) for i in (0, 7, 10)} | {f"ms/{i}.npy": u1(2, 2) for i in (0, 7, 10)},
+        runs=r"image=im mask=ms --key-by '0*(\d+)$'",
+        wants=one_split({str(i): {"image": f"im/{i:03}.npy", "mask": f"ms/{i}.npy"} for i in (0, 7, 10)}),
+    ),
     # --- rows -----------------------------------------------------------------------------------------------------
     "X and y": Situation(
         has={"X.npy": f4(5, 3), "y.npy": np.arange(5)},
@@ -410,6 +445,55 @@ SITUATIONS: dict[str, Situation] = {
                 for i in range(n)
             }
         ),
+    ),
+    "embeddings of two splits": Situation(
+        has={
+            f"{s}/{k}_emb/{k}_emb_{i}.npy": f4(2, 4) for s in ("train", "val") for k in ("img", "txt") for i in (0, 1)
+        },
+        runs="--rows "
+        + " ".join(f"{s}:{k}={s}/{k}_emb" for s in ("train", "val") for k in ("img", "txt"))
+        + r" --key-by '\d+$'",
+        wants={
+            s: {
+                f"{s}/{i}#{r}": {k: f"{s}/{k}_emb/{k}_emb_{i}.npy#{r}" for k in ("img", "txt")}
+                for i in (0, 1)
+                for r in (0, 1)
+            }
+            for s in ("train", "val")
+        },
+    ),
+    "a file of rows for each class": Situation(
+        has={f"q/full_numpy_bitmap_{c}.npy": u1(3, 9) for c in ("cat", "aircraft carrier")},
+        runs="--rows q --label-by 'bitmap_(.*)$'",
+        wants=one_split(
+            {
+                f"full_numpy_bitmap_{c}#{i}": {"array": f"q/full_numpy_bitmap_{c}.npy#{i}", "label": c}
+                for c in ("cat", "aircraft carrier")
+                for i in range(3)
+            }
+        ),
+    ),
+    "a folder of rows for each split": Situation(
+        has={
+            f"h/{s}/{k}.npy": f4(n, 3) if k == "X" else np.arange(n)
+            for s, n in (("train", 3), ("test", 2))
+            for k in "Xy"
+        },
+        runs="--rows x=h:X.npy y=h:y.npy --split dirs --key-by '^([^/]+)/'",
+        wants={
+            s: {f"{s}#{i}": {"x": f"h/{s}/X.npy#{i}", "y": f"h/{s}/y.npy#{i}"} for i in range(n)}
+            for s, n in (("train", 3), ("test", 2))
+        },
+    ),
+    "nights of epochs in archives": Situation(
+        has={
+            f"edf/SC40{n}1.npz": {"x": f4(n + 2, 30, 1), "y": np.arange(n + 2), "fs": 100, "ch": "EEG"} for n in (1, 2)
+        },
+        runs=r"--rows x=edf y=edf --split 2-fold --split-by '^SC4\d\d'",
+        wants={
+            f"fold{f}": {f"SC40{n}1#{i}": {k: f"edf/SC40{n}1.npz[{k}]#{i}" for k in "xy"} for i in range(n + 2)}
+            for f, n in enumerate((2, 1))
+        },
     ),
     "embeddings and their ids": Situation(
         has={"vectors.npy": f4(4, 8), "ids.npy": np.array([2**40 + i for i in range(4)])},
@@ -655,6 +739,12 @@ REFUSALS: dict[str, Refusal] = {
         code=4,
         says=("expected one dtype and rank a feature: give each kind a name of its own, NAME=PATH or NAME=DIR:GLOB",),
     ),
+    "pairs that have no name in common": Refusal(
+        has={"im/image_1.npy": f4(2), "ms/mask_1.npy": f4(2)},
+        runs="image=im mask=ms",
+        code=4,
+        says=("1 has no image, e.g. mask_1", "--key-by REGEX"),
+    ),
     "fewer patients than folds": Refusal(
         has={f"d/P{p}_{i}.npy": f4(2) for p in range(3) for i in range(5)},
         runs=r"d --split 4-fold --split-by '^P\d'",
@@ -737,3 +827,22 @@ def test_inputs_by_name_for_keras(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert same(inputs["image"], np.load("I.npy"))
     assert same(inputs["aux"], np.load("A.npy"))
     assert label.tolist() == [0, 1, 2, 3]
+
+
+def test_recordings_are_read_in_windows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command) -> None:
+    """Recordings of different length, with a mark for each point in time: windows of 40 every 20."""
+    pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    lengths = {"n1": 100, "n2": 130, "n3": 39}
+    put(tmp_path, {f"eeg/{key}.npy": f4(n, 2) for key, n in lengths.items()})
+    put(tmp_path, {f"mark/{key}.npy": _RNG.integers(0, 2, n, np.uint8) for key, n in lengths.items()})
+    command.ok("convert", "eeg=eeg", "mark=mark", "out", "--no-shuffle")
+    dataset = readers.load_dataset("out", window=40, hop=20)
+    found = []
+    for element in dataset.as_numpy_iterator():
+        key, start = element["key"].decode(), int(element["start"])
+        for feature in ("eeg", "mark"):
+            assert same(element[feature], np.load(f"{feature}/{key}.npy")[start : start + 40])
+        found.append((key, start))
+    assert found == [("n1", start) for start in (0, 20, 40, 60)] + [("n2", start) for start in (0, 20, 40, 60, 80)]
+    assert len(dataset) == 9

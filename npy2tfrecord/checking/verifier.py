@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.checking.comparer import compare
 from npy2tfrecord.conversion.converter import Conversion
+from npy2tfrecord.conversion.recorded_options import options_of
 from npy2tfrecord.conversion.surveyor import keep_small_files
 from npy2tfrecord.errors import ConflictError, DamageError, UsageError, display
 from npy2tfrecord.formats import manifest_parsing
@@ -25,17 +25,6 @@ from npy2tfrecord.options import Path as AnyPath
 
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20
-_TEXT, _NUMBER = (str, type(None)), (int, type(None))
-_OPTION_TYPES: dict[str, tuple[type, ...]] = {
-    **dict.fromkeys(("include", "exclude"), (list,)),
-    **dict.fromkeys(("follow_symlinks", "rows", "group_by_suffix", "members", "shuffle", "stats"), (bool,)),
-    **dict.fromkeys(
-        ("on_error", "missing", "compression", "void_dtype", "split_by", "sort", "labels", "label_by"), _TEXT
-    ),
-    **dict.fromkeys(("seed", "num_shards", "shard_size"), _NUMBER),
-    "split": (*_TEXT, dict),
-    **dict.fromkeys(("dtype", "rank", "key_by"), (dict,)),
-}
 
 
 def verify(
@@ -77,7 +66,7 @@ def verify(
     with dask_cluster.connected(backend, scheduler, jobs, [os.fsencode(path), *(each.path for each in needed)]):
         damaged |= _check_shards(path, manifest, jobs, backend)
         if source is not None:
-            options = _options_of(manifest, {"labels": labels, "split": split}, running)
+            options = options_of(manifest.options, {"labels": labels, "split": split}, running)
             options = replace(options, not_in=_earlier_sets(manifest, not_in))  # type: ignore[arg-type]
             if repair and damaged:
                 manifest = Conversion(source, path, options).run(damaged=frozenset(damaged))
@@ -103,49 +92,6 @@ def _check_shards(path: str, manifest: Manifest, jobs: int, backend: str) -> dic
     """What is wrong with the shards, by file."""
     tasks = ((path, manifest, shard) for shard in manifest.shards)
     return {file: found for file, found in pool.run(_check_shard, tasks, jobs=jobs, backend=backend) if found}
-
-
-def _options_of(manifest: Manifest, files: Mapping[str, str | os.PathLike[str] | None], running: Options) -> Options:
-    """The options a data set was converted with."""
-    kept = dict(manifest.options)
-    try:
-        # A stranger's manifest names no file that is to be read, and no machine that is to be asked.
-        if unknown := kept.keys() - _OPTION_TYPES.keys():
-            raise UsageError(
-                f"the data set was made with options that this version of npy2tfrecord does not know, so its sources"
-                f" can't be compared: {', '.join(map(display, sorted(unknown)))}. It is older than the data set:"
-                " install a newer one"
-            )
-        kept = Options().shaping() | kept  # an option that is not recorded was added later, and had its default
-        if kept["labels"] not in (None, "dirs", "file"):
-            raise ValueError(f"labels is {kept['labels']!r:.60}")
-        for name, value in kept.items():
-            parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
-            if type(value) not in _OPTION_TYPES[name] or not all(isinstance(part, str) for part in parts):
-                raise ValueError(f"{name} is {value!r:.60}")
-        for name, file in files.items():
-            if kept[name] == "file" and file is None:
-                raise UsageError(f"the {name.rstrip('s')}s came from a file: name it with --{name} FILE")
-            if kept[name] == "file":
-                kept[name] = file if name == "labels" or file is None else Path(file)
-            elif file is not None:
-                raise UsageError(f"{name} {display(os.fspath(file))}: the data set has no {name} from a file")
-            elif isinstance(kept[name], str) and kept[name].lower().endswith(".csv"):
-                raise ValueError(f"{name} is {kept[name]!r:.60}")
-        kept["dtype"] = {name or None: dtype for name, dtype in kept["dtype"].items()}
-        if kept["shard_size"] is None:
-            del kept["shard_size"]
-        return Options(
-            **kept,
-            jobs=running.jobs,
-            backend=running.backend,
-            scheduler=running.scheduler,
-            in_flight=running.in_flight,
-        )
-    except UsageError:
-        raise
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
-        raise DamageError(f"the manifest's options are not those of this version: {error}") from None
 
 
 def _earlier_sets(manifest: Manifest, paths: AnyPath | Sequence[AnyPath]) -> AnyPath | Sequence[AnyPath]:

@@ -149,6 +149,18 @@ def add_running(parser: argparse.ArgumentParser) -> None:
     add("--in-flight", metavar="N", type=int, help="requests to storage that a worker keeps under way (as many as pay)")
 
 
+def add_writing(parser: argparse.ArgumentParser) -> None:
+    """The options of a command that writes a data set."""
+    add = parser.add_argument
+    add("--dry-run", action="store_true", default=False, help="show what would be written")
+    add("--overwrite", action="store_true", default=False, help="replace the data set that is in OUT")
+    add("--no-fsync", dest="fsync", action="store_false", help="do not wait until the disk has the data")
+    add("--read-back", action="store_true", help="read each shard back from the disk before it counts as written")
+    add("--quiet", "-q", action="store_true", default=False, help="show no progress")
+    add("--progress", choices=("auto", "json"), default="auto", help="a bar on a terminal, or a line of JSON a second")
+    add_json(parser)
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """`--json`."""
     parser.add_argument("--json", action="store_true", default=False, help="print the result as JSON")

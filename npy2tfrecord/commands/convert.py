@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.commands.arguments import (
     EXAMPLE_OPTIONS,
     RUNNING_OPTIONS,
     SELECTION_OPTIONS,
-    add_json,
     add_running,
     add_selection,
     add_sources,
+    add_writing,
     given,
 )
 from npy2tfrecord.errors import display
+
+if TYPE_CHECKING:
+    from npy2tfrecord.conversion.converter import Conversion
+    from npy2tfrecord.formats.manifest import Manifest
 
 USAGE = "[options] SOURCE... OUT"
 DESCRIPTION = "Convert .npy and .npz files to sharded TFRecords. Run it again to resume where it stopped."
@@ -76,19 +80,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add("--compression", choices=("none", "gzip", "zlib"), help="compress whole shards; TensorFlow reads both (none)")
     add_running(parser)
     parser.add_argument("--part", metavar="I/N", help="write every N-th shard only, beside runs of the other parts")
-    add = parser.add_argument
-    add("--dry-run", action="store_true", default=False, help="show what would be written")
-    add("--overwrite", action="store_true", default=False, help="replace the data set that is in OUT")
-    add("--no-fsync", dest="fsync", action="store_false", help="do not wait until the disk has the data")
-    add("--read-back", action="store_true", help="read each shard back from the disk before it counts as written")
-    add("--quiet", "-q", action="store_true", default=False, help="show no progress")
-    add("--progress", choices=("auto", "json"), default="auto", help="a bar on a terminal, or a line of JSON a second")
-    add_json(parser)
+    add_writing(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Convert, and print the manifest or its summary."""
-    from npy2tfrecord.commands import text
     from npy2tfrecord.commands.progress import shown_progress
     from npy2tfrecord.conversion.converter import Conversion
     from npy2tfrecord.options import Options, parse_path
@@ -98,12 +94,20 @@ def run(arguments: argparse.Namespace) -> int:
     with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
         conversion = Conversion(arguments.sources, out, options, overwrite=arguments.overwrite, progress=progress)
         manifest = conversion.run(dry_run=arguments.dry_run)
+    return print_result(conversion, manifest, arguments)
+
+
+def print_result(conversion: Conversion, manifest: Manifest, arguments: argparse.Namespace) -> int:
+    """Print what was written, or would be; returns the exit code."""
+    from npy2tfrecord.commands import text
+
+    out = conversion.workspace.out
     if arguments.json:
         more: dict[str, Any] = {"passed_over": dict(conversion.passed_over)}
         if conversion.unfinished_parts is not None:
             more["unfinished_parts"] = list(conversion.unfinished_parts[0])
         print(json.dumps(manifest.to_json() | more, indent=1))
-    elif options.part is not None and not conversion.was_complete and not arguments.dry_run:
+    elif conversion.options.part is not None and not conversion.was_complete and not arguments.dry_run:
         print(f"{display(out)}: part {arguments.part} is done, {text.part_text(manifest)}")
     elif not manifest.examples:
         print(f"{display(out)}: nothing new, and nothing written")

@@ -23,6 +23,7 @@ COMMANDS = {
     "show": "one example of a converted data set",
     "verify": "check every byte of a converted data set",
     "export": "back to .npy files",
+    "merge": "converted data sets into one, or one into other shards",
     "completion": "the script that completes this command in a shell",
 }
 

@@ -51,7 +51,7 @@ def _end(number: int, _frame: object) -> None:
         cleanup.run()
         newline = "\n" if os.isatty(2) else ""  # after the bar, or ^C
         message = (
-            f"{newline}npy2tfrecord: stopped by {signal.Signals(number).name}; run the same command again to go on\n"
+            f"{newline}npy2tfrecord: stopped by {signal.Signals(number).name}; run the same command again to resume\n"
         )
         os.write(2, message.encode())  # not through sys.stderr, which may be in the middle of writing
     finally:

@@ -44,8 +44,9 @@ from npy2tfrecord.planning.earlier_sets import EarlierSets
 from npy2tfrecord.planning.examples import Known
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
-from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.planning.plan import Arrangement, Plan
 from npy2tfrecord.planning.planner import plan
+from npy2tfrecord.planning.records import MergePlan
 from npy2tfrecord.sources.finder import Batch, collect, find, passed_over
 from npy2tfrecord.sources.scanner import Scan
 from npy2tfrecord.storage.kept import KeptFiles
@@ -196,7 +197,11 @@ class Conversion:
         self.sources = anchored(given, options.backend)
         relative = self.sources != given and not any(os.path.isabs(source.path) for source in given)
         self._base = os.getcwd() + "/" if relative else ""  # a run without a cluster does not put it before names
-        self.options = with_splits_of(given, options)
+        self._batches: Iterable[Batch] = ()
+        self._set_up(out, with_splits_of(given, options), overwrite, progress)
+
+    def _set_up(self, out: str, options: Options, overwrite: bool, progress: ProgressFunction | None) -> None:
+        self.options = options
         self.overwrite = overwrite
         self.progress = progress
         self.was_complete = False
@@ -217,7 +222,7 @@ class Conversion:
         options = self.options
         paths, jobs = [source.path for source in self.sources], pool.effective_jobs(options.jobs)
         with dask_cluster.connected(options.backend, options.scheduler, jobs, paths), ExitStack() as stack:
-            if not dry_run and (kept := keep_small_files(options)) is not None:
+            if not dry_run and (kept := self._kept_files()) is not None:
                 self._memory = stack.enter_context(kept)
             return self._run(dry_run, damaged)
 
@@ -225,19 +230,13 @@ class Conversion:
         workspace = self.workspace
         if not self.overwrite:
             workspace.check_own()
-        batches: Iterable[Batch] = find(self.sources, self.options)
+        self._find()
         earlier = None if self.overwrite else workspace.found_manifest()
-        if earlier is not None and not self.options.not_in:
-            batches = list(batches)  # the names show a complete data set, unless files have its labels or splits
-            found = collect(batches)
-            self.passed_over = passed_over(found)
-            self._check_same(earlier, Fingerprint.of_files(found))
-            knows_all = self.options.labels in (None, "dirs") and self.options.split_table is None
-            if knows_all and not self._lost(earlier, damaged):
-                return self._complete(earlier)
+        if earlier is not None and self._is_known(earlier) and not self._lost(earlier, damaged):
+            return self._complete(earlier)
         if earlier is None and self._part is not None and not dry_run:
-            return self._run_part(batches, damaged)
-        planned, fingerprint = self._plan(batches)
+            return self._run_part(self._batches, damaged)
+        planned, fingerprint = self._plan()
         if earlier is not None:
             self._check_same(earlier, fingerprint)
             if not self._lost(earlier, damaged):
@@ -245,14 +244,14 @@ class Conversion:
             check_repairable(workspace.out, earlier)
             if self._part is not None:
                 raise UsageError(f"{display(workspace.out)} is finished and has lost shards since: run without part")
-        if not len(planned.examples):
+        if isinstance(planned, Plan) and not len(planned.examples):
             return nothing_new(planned, fingerprint, self.options, self._base)
         if dry_run:
             whole = planned_entries(planned)
-            if self._part is not None:
+            if self._part is not None and isinstance(planned, Plan):
                 mine = {file: whole[file] for file in planned.files_of_part(*self._part)}
                 return part_manifest(planned, mine, fingerprint, self.options, self._base)
-            return make_manifest(planned, whole, fingerprint, self.options, self._base)
+            return self._manifest(planned, whole, fingerprint)
         with self._workspace_taken():
             if earlier is None and not self.overwrite and (other := workspace.found_manifest()):
                 self._check_same(other, fingerprint)  # another run was faster
@@ -262,7 +261,7 @@ class Conversion:
             self._begin_or_resume(planned, fingerprint)
             entries = self._write_shards(planned, earlier, damaged)
             if earlier is None:
-                made = make_manifest(planned, entries, fingerprint, self.options, self._base)
+                made = self._manifest(planned, entries, fingerprint)
             else:
                 made = repaired_manifest(earlier, entries)
             workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()})
@@ -304,15 +303,38 @@ class Conversion:
         Small files are read whole as long as `kept` has room.
         """
         self._memory = kept
-        planned, fingerprint = self._plan(find(self.sources, self.options))
+        self._find()
+        planned, fingerprint = self._plan()
         self._check_same(manifest, fingerprint)
+        assert isinstance(planned, Plan)
         return planned
 
     # --- the steps
 
-    def _plan(self, batches: Iterable[Batch]) -> tuple[Plan, Fingerprint]:
+    def _kept_files(self) -> KeptFiles | None:
+        """Memory for small files that are read whole."""
+        return keep_small_files(self.options)
+
+    def _find(self) -> None:
+        """Begin to find the sources."""
+        self._batches = find(self.sources, self.options)
+
+    def _is_known(self, earlier: Manifest) -> bool:
+        """Whether the sources are those of a complete data set, as far as can be seen without opening them.
+
+        Their names show it, unless files have their labels or splits. Raises `ConflictError` when they are others.
+        """
+        if self.options.not_in:
+            return False
+        self._batches = list(self._batches)
+        found = collect(self._batches)
+        self.passed_over = passed_over(found)
+        self._check_same(earlier, Fingerprint.of_files(found))
+        return self.options.labels in (None, "dirs") and self.options.split_table is None
+
+    def _plan(self) -> tuple[Plan | MergePlan, Fingerprint]:
         """The plan for the files found and those that are still being found, and the sources' fingerprint."""
-        return self._plan_scan(survey(batches, self.options, self._report_files, self._memory))
+        return self._plan_scan(survey(self._batches, self.options, self._report_files, self._memory))
 
     def _plan_scan(self, scanned: Scan) -> tuple[Plan, Fingerprint]:
         self.passed_over = passed_over(scanned.found)
@@ -321,6 +343,17 @@ class Conversion:
         self.known = planned.examples.known
         found = scanned.found if earlier is None else earlier.without_known(scanned.found)
         return planned, Fingerprint.of_files(found).with_plan(planned)
+
+    def _prepare(self, planned: Plan | MergePlan, missing: set[str]) -> Plan | MergePlan:
+        """Make ready what the workers need to write the shards in `missing`; returns the plan that they follow."""
+        return planned
+
+    def _manifest(
+        self, planned: Plan | MergePlan, entries: Mapping[str, ShardEntry], fingerprint: Fingerprint
+    ) -> Manifest:
+        """The manifest once all shards are written."""
+        assert isinstance(planned, Plan)
+        return make_manifest(planned, entries, fingerprint, self.options, self._base)
 
     def _check_same(self, there: Manifest, fingerprint: Fingerprint) -> None:
         check_same(self.workspace.out, there.options, there.sources, self.options, fingerprint)
@@ -357,7 +390,7 @@ class Conversion:
             finally:
                 workspace.close()
 
-    def _begin_or_resume(self, planned: Plan, fingerprint: Fingerprint) -> None:
+    def _begin_or_resume(self, planned: Arrangement, fingerprint: Fingerprint) -> None:
         """Record what this run is going to do, unless an earlier one began the same."""
         workspace = self.workspace
         intent = {"package": __version__, "options": self.options.shaping(), "sources": fingerprint.to_json()}
@@ -372,7 +405,7 @@ class Conversion:
         else:  # without its plan, what an earlier run finished can't be distinguished from anything else
             workspace.begin(intent | {"files": planned.files})
 
-    def _write_shards(self, planned: Plan, earlier: Manifest | None, damaged: frozenset[str]) -> Entries:
+    def _write_shards(self, planned: Plan | MergePlan, earlier: Manifest | None, damaged: frozenset[str]) -> Entries:
         """Write all shards that are still to be written; the entries of all."""
         workspace, options = self.workspace, self.options
         before = {shard.file: shard for shard in earlier.shards} if earlier else {}
@@ -407,6 +440,7 @@ class Conversion:
                 self.progress(Progress(now, total, len(entries), len(sizes), *self._files))
 
         report()
+        planned = self._prepare(planned, missing)
         jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_reads()), max(1, len(missing)))
         write_all(planned, set(missing), workspace, options, jobs, check, take, report)
         report()

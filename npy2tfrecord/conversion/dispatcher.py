@@ -15,11 +15,12 @@ from npy2tfrecord.formats.manifest import BESIDE
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.plan import Plan, ShardSpec
+from npy2tfrecord.planning.records import CopySpec, MergePlan
 from npy2tfrecord.writing.shard_writer import ShardEntry, write_shard
 
 
 def write_all(
-    plan: Plan,
+    plan: Plan | MergePlan,
     missing: set[str],
     workspace: Workspace,
     options: Options,
@@ -60,7 +61,7 @@ def write_all(
         ) from None
 
 
-def _write_alone(spec: ShardSpec, stem: str, **settings: Any) -> ShardEntry:
+def _write_alone(spec: ShardSpec | CopySpec, stem: str, **settings: Any) -> ShardEntry:
     """Write a shard on a cluster, which may give it to a second worker while a first, thought dead, still writes it."""
     own = f"{stem}{OWN_MARK}{token_hex(4)}"
     entry = write_shard(spec, own, **settings)

@@ -8,18 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from npy2tfrecord.errors import InputError, display
-from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo
+from npy2tfrecord.errors import DamageError, InputError, display
+from npy2tfrecord.formats.manifest import FeatureInfo, LabelCounts, Manifest, ShardInfo, Skipped
 from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.options import Options
-from npy2tfrecord.planning.feature_summary import summarize
+from npy2tfrecord.planning.feature_summary import channels_of, summarize
 from npy2tfrecord.planning.fingerprint import Fingerprint
-from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.planning.plan import Arrangement, Plan
+from npy2tfrecord.planning.records import MergePlan
+from npy2tfrecord.sources.record_sets import RecordTable
 from npy2tfrecord.writing.shard_writer import ShardEntry
 from npy2tfrecord.writing.statistics import Moments
 
 
-def planned_entries(planned: Plan) -> dict[str, ShardEntry]:
+def planned_entries(planned: Arrangement) -> dict[str, ShardEntry]:
     """The entries that a dry run has: no hashes, and sizes before compression."""
     sizes = planned.shard_sizes()
     return {
@@ -60,8 +62,45 @@ def make_manifest(
         compression=options.compression,
         options=options.shaping(),
         sources=_sources(planned, fingerprint) | _compressors(entry.compressor for entry in ordered),
-        skipped=tuple(replace(s, source=s.source.removeprefix(display(base))) for s in skipped),
+        skipped=sort_skipped(replace(s, source=s.source.removeprefix(display(base))) for s in skipped),
     )
+
+
+def merged_manifest(planned: MergePlan, entries: Mapping[str, ShardEntry], options: Options) -> Manifest:
+    """The manifest of records that were put into these shards."""
+    united = planned.united
+    keys = {display(key) for key in planned.records.table.keys} if united.skipped else set()
+    counts = {split.name: planned.count_labels(split) for split in planned.splits}
+    return Manifest(
+        features=tuple(_joined_statistics(planned.records.table, i, info) for i, info in enumerate(united.features)),
+        splits={split.name: tuple(entries[file].shard for file, _ in split.shards()) for split in planned.splits},
+        labels=united.classes,
+        label_dtype=united.label_dtype,
+        label_counts={name: counted for name, counted in counts.items() if counted is not None},
+        compression=options.compression,
+        options=options.shaping(),
+        sources=united.fingerprint.to_json() | _compressors(entry.compressor for entry in entries.values()),
+        skipped=sort_skipped(each for each in united.skipped if each.source not in keys),  # one part lacks it, not all
+    )
+
+
+def _joined_statistics(table: RecordTable, number: int, info: FeatureInfo) -> FeatureInfo:
+    """A feature with the statistics of all sets, if they have some."""
+    stats = [manifest.features[number].stats for manifest in table.manifests if manifest.examples]
+    known = [each for each in stats if each is not None]
+    if len(known) < len(stats):
+        return info
+    try:
+        joined = Moments.of_states(known, channels_of(info.shape, info.dtype))
+    except DamageError as error:
+        where = ", ".join(map(display, table.directories))
+        raise InputError(where, f"feature {info.name!r} has {error}", "sets that this version wrote") from None
+    return replace(info, stats=joined.summary())
+
+
+def sort_skipped(skipped: Iterable[Skipped]) -> tuple[Skipped, ...]:
+    """What was skipped, each once, in an order that does not depend on who found it."""
+    return tuple(sorted(set(skipped), key=lambda s: (s.source, s.reason)))
 
 
 def part_manifest(
@@ -81,7 +120,7 @@ def nothing_new(planned: Plan, fingerprint: Fingerprint, options: Options, base:
         splits={},
         options=options.shaping(),
         sources=_sources(planned, fingerprint),
-        skipped=tuple(replace(s, source=s.source.removeprefix(display(base))) for s in skipped),
+        skipped=sort_skipped(replace(s, source=s.source.removeprefix(display(base))) for s in skipped),
     )
 
 

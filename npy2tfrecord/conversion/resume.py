@@ -13,6 +13,7 @@ from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.planning.records import MergePlan
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
 Entries = dict[str, ShardEntry]  # by the shard's file
@@ -71,7 +72,7 @@ def lost_shards(out: str, manifest: Manifest, entries: Entries) -> list[str]:
 
 
 def kept_shards(
-    out: str, planned: Plan, entries: Entries, options: Options, jobs: Callable[[int, int], int]
+    out: str, planned: Plan | MergePlan, entries: Entries, options: Options, jobs: Callable[[int, int], int]
 ) -> Entries:
     """The entries whose shards are whole, by size and content, and whose sources have not changed.
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from npy2tfrecord.errors import InputError, UsageError, display
+from npy2tfrecord.formats.dtypes import dtype_from_name
 from npy2tfrecord.formats.manifest import FeatureInfo
-from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Dtype, Options, Path, Rank, Sources, anchored, parse_sources
 from npy2tfrecord.planning.examples import Examples

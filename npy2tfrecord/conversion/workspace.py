@@ -101,7 +101,11 @@ class Workspace:
             for handle in (self._lock, self._part_lock)[: 2 if self._part else 1]:
                 os.ftruncate(handle, 0)
                 os.pwrite(handle, f"process {os.getpid()} on {os.uname().nodename}\n".encode(), 0)
-        self._remove_temporaries(of_all_runs=True)
+        try:
+            self._remove_temporaries(of_all_runs=True)
+        except OSError:
+            self.close()
+            raise
 
     @property
     def _lock_path(self) -> str:
@@ -143,12 +147,12 @@ class Workspace:
         if self._lock < 0:
             return
         self._at_sudden_end.close()
-        self._remove_temporaries(of_all_runs=False)
         handles = [handle for handle in (self._part_lock, self._lock) if handle >= 0]
         self._lock = self._part_lock = -1
         with contextlib.ExitStack() as stack:  # all of them, even if one fails
             for handle in handles:
                 stack.callback(syscalls.close, handle)
+            self._remove_temporaries(of_all_runs=False)
 
     def abandon(self) -> None:
         """Remove every trace of a run that can't succeed. Shards that an earlier run finished stay.

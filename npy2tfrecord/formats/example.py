@@ -120,6 +120,20 @@ class Layout:
         return self.described + self.payload_heads[0]
 
 
+@lru_cache(maxsize=65536)
+def example_start(example_size: int, key_size: int) -> bytes:
+    """The first bytes of an example of `example_size` bytes, up to its key of `key_size` bytes; see `Layout`."""
+    return _open(b"\x0a", features_size(example_size)) + _key_entry_head(key_size)
+
+
+def features_size(example_size: int) -> int:
+    """Bytes of an example's features. Raises `DamageError` for a size that no example has."""
+    for prefix in range(2, 7):
+        if len(_open(b"\x0a", max(0, example_size - prefix))) == prefix:
+            return example_size - prefix
+    raise DamageError(f"no example has {example_size} bytes")
+
+
 # --- reading -----------------------------------------------------------------------------------
 
 

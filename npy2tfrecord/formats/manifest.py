@@ -16,8 +16,7 @@ import numpy as np
 import xxhash
 
 from npy2tfrecord.errors import UsageError
-from npy2tfrecord.formats.dtypes import time_from_name
-from npy2tfrecord.formats.npy import dtype_from_name
+from npy2tfrecord.formats.dtypes import dtype_from_name, time_from_name
 
 FILE_NAME = "manifest.json"
 INDEX_DIR = "index"
@@ -60,11 +59,18 @@ def beside(file: str, suffix: str) -> str:
 class Histogram:
     """How the size of one axis varies: `counts[i]` arrays have a size above `sizes[i - 1]`, up to `sizes[i]`.
 
-    With few distinct sizes every one has a bin of its own, so that the counts are exact.
+    With few distinct sizes every one has a bin of its own, so that the counts are exact. Else a bin holds all sizes
+    that are the same once they are rounded up to so many leading `bits`.
     """
 
     sizes: tuple[int, ...]
     counts: tuple[int, ...]
+    bits: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The histogram as `manifest.json` holds it."""
+        bits = {} if self.bits is None else {"bits": self.bits}
+        return {"sizes": list(self.sizes), "counts": list(self.counts), **bits}
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +108,7 @@ class FeatureInfo:
             "shape": list(self.shape),
             "min_shape": list(self.min_shape),
             "max_shape": list(self.max_shape),
-            "histograms": [h and {"sizes": list(h.sizes), "counts": list(h.counts)} for h in self.histograms],
+            "histograms": [h and h.to_json() for h in self.histograms],
             "bytes": self.bytes,
             **({"stats": self.stats} if self.stats is not None else {}),
         }

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from npy2tfrecord.errors import DamageError, FormatVersionError, NewerFormatWarning, UsageError, display
-from npy2tfrecord.formats.dtypes import time_from_name
+from npy2tfrecord.formats.dtypes import EXTENSION_NAMES, SUPPORTED_NAMES, time_from_name
 from npy2tfrecord.formats.manifest import (
     COMPRESSIONS,
     FEATURE_PATTERN,
@@ -36,7 +36,7 @@ from npy2tfrecord.formats.manifest import (
     Skipped,
     shard_name,
 )
-from npy2tfrecord.formats.npy import EXTENSION_NAMES, MAX_RANK, SUPPORTED_NAMES
+from npy2tfrecord.formats.npy import MAX_RANK
 from npy2tfrecord.paths import local_path
 
 _VERSION = re.compile(r"([0-9]{1,4})\.([0-9]{1,4})")
@@ -240,7 +240,8 @@ def _parse_feature(name: str, node: Node) -> FeatureInfo:
         if item.value is None:
             histograms.append(None)
             continue
-        histogram = Histogram(item.get("sizes").integers(), item.get("counts").integers())
+        bits = item.get("bits").integer() if "bits" in item.mapping() else None
+        histogram = Histogram(item.get("sizes").integers(), item.get("counts").integers(), bits)
         if len(histogram.sizes) != len(histogram.counts):
             raise item.fail("as many sizes as counts")
         histograms.append(histogram)

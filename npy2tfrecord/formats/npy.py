@@ -19,7 +19,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from npy2tfrecord.errors import InputError
-from npy2tfrecord.formats.dtypes import EXTENSION_NAMES as EXTENSION_NAMES
 from npy2tfrecord.formats.dtypes import SUPPORTED_NAMES as SUPPORTED_NAMES
 from npy2tfrecord.formats.dtypes import dtype_from_name as dtype_from_name
 from npy2tfrecord.formats.dtypes import parse_descr

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from npy2tfrecord.errors import InputError, UsageError, display
+from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats.manifest import Skipped
+from npy2tfrecord.planning.order import TextFinder, hash_keys, sort_keys
 from npy2tfrecord.sources.table import SourceTable
 
 _KEYS_AT_ONCE = 1 << 16
-_SHOWN = 5  # keys, in a message
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +47,7 @@ class Examples:
     split_names: tuple[str, ...] = ()
     skipped: list[Skipped] = field(default_factory=list)
     known: Known | None = None  # what earlier data sets hold, where such examples are left out
+    _hashes: dict[int, np.ndarray] = field(default_factory=dict, repr=False)  # by seed
 
     def __len__(self) -> int:
         return len(self.sources[0])
@@ -69,6 +69,23 @@ class Examples:
         keys, rows = self.tables[0].take(distinct).keys(), self.rows[first:last]
         return [b"%s#%d" % (keys[i], row) for i, row in zip(local.reshape(-1).tolist(), rows.tolist(), strict=True)]
 
+    def key_hashes(self, seed: int = 0) -> np.ndarray:
+        """XXH3-64 of each key, uint64."""
+        if seed not in self._hashes:
+            starts = range(0, len(self), _KEYS_AT_ONCE)
+            parts = [hash_keys(self.keys(first, first + _KEYS_AT_ONCE), seed) for first in starts]
+            self._hashes[seed] = np.concatenate([np.zeros(0, dtype=np.uint64), *parts])
+        return self._hashes[seed]
+
+    def sorted(self, members: np.ndarray, *, natural: bool) -> np.ndarray:
+        """These examples in the order of their keys."""
+        distinct, local = np.unique(self.sources[0][members], return_inverse=True)
+        ranks = np.empty(len(distinct), dtype=np.int64)
+        keys = self.tables[0].take(distinct).keys()
+        ranks[sort_keys(keys, rows=False, natural=natural)] = np.arange(len(distinct))
+        rows = np.zeros(len(members), dtype=np.int64) if self.rows is None else self.rows[members]
+        return np.asarray(members[np.lexsort((rows, ranks[local.reshape(-1)]))])
+
     def file_key(self, example: int) -> bytes:
         """The key without the number of a row."""
         return self.tables[0].key(int(self.sources[0][example]))
@@ -81,10 +98,8 @@ class Examples:
         The text is that of the first group that takes part, or else all that matches. Raises `UsageError`, which names
         the `option`, for keys in which it finds nothing.
         """
-        search = re.compile(pattern).search
-        number_of: dict[str, int] = {}
+        finder = TextFinder(pattern, option, allow_empty=allow_empty)
         codes = np.empty(len(self), dtype=np.int64)
-        lacking: list[bytes] = []
         for first in range(0, len(self), _KEYS_AT_ONCE):
             last = min(first + _KEYS_AT_ONCE, len(self))
             if of_files:
@@ -92,17 +107,8 @@ class Examples:
                 keys = self.tables[0].take(distinct).keys()
             else:
                 keys, local = self.keys(first, last), np.arange(last - first)
-            numbers = []
-            for key in keys:
-                match = search(os.fsdecode(key))
-                text = "" if match is None else next((each for each in match.groups() if each is not None), match[0])
-                if match is None or not (text or allow_empty):
-                    lacking.append(key)
-                numbers.append(number_of.setdefault(text, len(number_of)))
-            codes[first:last] = np.array(numbers, dtype=np.int64)[local.reshape(-1)]
-        if lacking:
-            raise UsageError(_finds_nothing(option, pattern, lacking))
-        return list(number_of), codes
+            codes[first:last] = finder.find(keys)[local.reshape(-1)]
+        return finder.texts(), codes
 
     def key_sizes(self) -> np.ndarray:
         """Bytes of each key, without making the keys."""
@@ -131,6 +137,7 @@ class Examples:
         self.rows = None if self.rows is None else self.rows[examples]
         self.labels = None if self.labels is None else self.labels[examples]
         self.splits = None if self.splits is None else self.splits[examples]
+        self._hashes.clear()
 
     def directory_names(self, depth: int, purpose: str) -> tuple[list[bytes], np.ndarray]:
         """The names of the directories at `depth` below the root, sorted, and the number of each example's.
@@ -152,9 +159,3 @@ class Examples:
         numbers = {name: i for i, name in enumerate(used)}
         by_directory = np.array([numbers.get(name or b"", -1) for name in names], dtype=np.int64)
         return used, by_directory[directories]
-
-
-def _finds_nothing(option: str, pattern: str, keys: list[bytes]) -> str:
-    shown = ", ".join(map(display, keys[:_SHOWN]))
-    count = "1 key" if len(keys) == 1 else f"{len(keys)} keys"
-    return f"{option} {pattern!r} finds nothing in {count}, e.g. {shown}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,23 +13,41 @@ from npy2tfrecord.formats.manifest import FeatureInfo, Histogram, LabelCounts
 from npy2tfrecord.sources.table import SourceTable
 
 MAX_HISTOGRAM_BINS = 256
+MAX_BITS = 63  # of a size
 MAX_CHANNELS = 64
 MAX_PLAIN_LABELS = 1000  # of a split that are counted; more integers are hardly classes
 
 
-def make_histogram(sizes: np.ndarray, counts: np.ndarray) -> Histogram:
+def make_histogram(sizes: np.ndarray, counts: np.ndarray, bits: int = MAX_BITS) -> Histogram:
     """The histogram of distinct, ascending `sizes` that occur `counts` times.
 
-    With more than 256 distinct sizes, neighbours share a bin so that the bins hold about as many
-    arrays each: the boundaries are then quantiles, which is what choosing buckets needs.
+    With more than 256 distinct sizes, those that are the same once they are rounded up to so many leading bits share a
+    bin: with 3 bits 81 to 96. The number of bits is the largest that makes 256 bins or fewer, and `bits` or fewer where
+    the sizes are those of bins. So the histogram of a whole can be made from those of its parts.
     """
-    if len(sizes) > MAX_HISTOGRAM_BINS:
-        total = np.cumsum(counts)
-        steps = total[-1] * np.arange(1, MAX_HISTOGRAM_BINS + 1) // MAX_HISTOGRAM_BINS
-        ends = np.unique(np.searchsorted(total, steps))
-        counts = np.diff(total[ends], prepend=0)
-        sizes = sizes[ends]
-    return Histogram(tuple(int(n) for n in sizes), tuple(int(n) for n in counts))
+    if len(sizes) <= MAX_HISTOGRAM_BINS and bits == MAX_BITS:
+        return Histogram(tuple(sizes.tolist()), tuple(counts.tolist()))
+    while True:
+        ends = np.flatnonzero(np.diff(_round_up(sizes, bits), append=-1))  # the last size of each bin
+        if len(ends) <= MAX_HISTOGRAM_BINS:
+            counts = np.diff(np.cumsum(counts)[ends], prepend=0)
+            return Histogram(tuple(sizes[ends].tolist()), tuple(counts.tolist()), bits)
+        bits -= 1
+
+
+def join_histograms(parts: Sequence[Histogram]) -> Histogram:
+    """The histogram of the sizes of all parts together: the same as if they had been counted at once."""
+    sizes, inverse = np.unique(np.concatenate([part.sizes for part in parts]), return_inverse=True)
+    counts = np.zeros(len(sizes), dtype=np.int64)
+    np.add.at(counts, inverse.reshape(-1), np.concatenate([part.counts for part in parts]))
+    return make_histogram(sizes, counts, min(MAX_BITS if part.bits is None else part.bits for part in parts))
+
+
+def _round_up(sizes: np.ndarray, bits: int) -> np.ndarray:
+    """Sizes rounded up to numbers of which all but the first `bits` binary digits are 0."""
+    digits = np.searchsorted(2 ** np.arange(MAX_BITS, dtype=np.int64), sizes, side="right")
+    steps = np.uint64(1) << np.maximum(digits - bits, 0).astype(np.uint64)
+    return np.asarray(((sizes.astype(np.uint64) + steps - np.uint64(1)) // steps * steps).astype(np.int64))
 
 
 def summarize(table: SourceTable, counts: np.ndarray, first_axis: int, dtype: np.dtype) -> FeatureInfo:

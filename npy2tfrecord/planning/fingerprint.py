@@ -1,16 +1,22 @@
-"""What distinguishes the sources of a conversion from others, so that a run resumes only with the same."""
+"""What distinguishes the sources of a conversion from others, so that a run resumes only with the same.
+
+Everything is a sum over files or examples. So the fingerprint of a whole is the sum of those of its parts, and doesn't
+depend on the order in which they are found.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from npy2tfrecord.formats.manifest import Hash
+from npy2tfrecord.planning.order import hash_keys
 from npy2tfrecord.planning.plan import Plan
-from npy2tfrecord.sources.finder import FoundByFeature, names_hash
+from npy2tfrecord.sources.finder import FoundByFeature
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,28 +56,48 @@ class Fingerprint:
 
 
 def _data_hash(planned: Plan) -> str:
-    """A hash of what the headers and labels say: with the names, all that the plan depends on."""
-    seen = Hash()
+    """A sum over the examples of a hash of the key and of what the headers and the label say."""
     examples = planned.examples
+    hashes = examples.key_hashes()
     for table, sources in zip(examples.tables, examples.sources, strict=True):
-        seen.update(f"{table.feature}\0{len(table.headers)}\0".encode())
-        for header in table.headers:
-            seen.update(f"{header.dtype.str} {header.fortran_order} {header.shape}\0".encode())
-        seen.update(table.header_ids.astype("<i4").tobytes())
-        seen.update(sources.astype("<i8").tobytes() if not _is_range(sources) else b"all")
-    if examples.known is not None and examples.rows is not None:
-        seen.update(examples.rows.astype("<i8").tobytes())
+        headers = [f"{table.feature} {h.dtype.str} {h.fortran_order} {h.shape}".encode() for h in table.headers]
+        hashes = _mix(hashes ^ hash_keys(headers)[table.header_ids[sources]])
     if examples.labels is not None:
-        seen.update(
-            examples.labels.astype(examples.labels.dtype.newbyteorder("<")).tobytes()
-            + "\0".join(examples.classes or ()).encode("utf-8", "surrogateescape")
-        )
+        if examples.classes:  # by name: their numbers depend on what other classes there are
+            names = hash_keys(name.encode("utf-8", "surrogateescape") for name in examples.classes)
+            hashes = _mix(hashes ^ names[examples.labels])
+        else:
+            bits = examples.labels.astype(np.float64) if examples.labels.dtype.kind == "f" else examples.labels
+            hashes = _mix(hashes ^ bits.astype(bits.dtype.newbyteorder("<")).view("<u8"))
     if examples.splits is not None:
-        seen.update("\0".join(examples.split_names).encode() + examples.splits.astype("<i8").tobytes())
-    return str(seen.hexdigest())
+        names = hash_keys(name.encode() for name in examples.split_names)
+        hashes = _mix(hashes ^ names[examples.splits])
+    return add_hashes([hashes])
 
 
-def _is_range(sources: np.ndarray) -> bool:
-    return len(sources) == 0 or (
-        sources[0] == 0 and sources[-1] == len(sources) - 1 and bool((np.diff(sources) == 1).all())
-    )
+def names_hash(found: FoundByFeature) -> str:
+    """A sum over all files that were found of a hash of the name below the root."""
+    parts = []
+    for feature, each in found.items():
+        for files in (each.npy, each.npz):
+            seeds = hash_keys(b"%s=%s" % ((feature or "").encode(), key) for key in files.dir_keys)
+            names = iter(files.names)
+            for seed, length in zip(seeds.tolist(), files.dir_lengths, strict=True):
+                parts.append(hash_keys(islice(names, length), seed))
+        chosen = [each.npz.names[file] + b" " + os.fsencode(member) for file, member in each.members.items()]
+        parts.append(hash_keys(chosen))
+    return add_hashes(parts)
+
+
+def add_hashes(parts: Iterable[np.ndarray]) -> str:
+    """The sum of hashes modulo 2**64, in hexadecimal: it doesn't depend on their order, nor on who added them up."""
+    total = sum(int(part.sum(dtype=np.uint64)) for part in parts)
+    return f"{total % 2**64:016x}"
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """Well-mixed bits, by the finalizer of SplitMix64 (Steele, Lea and Flood, 2014): uint64."""
+    with np.errstate(over="ignore"):
+        z = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return np.asarray(z ^ (z >> np.uint64(31)))

@@ -40,6 +40,7 @@ def join(scan: Scan, options: Options) -> Examples:
     examples = Examples(tables, sources, skipped=skipped)
     if options.rows:
         _expand_rows(examples, options)
+    _check_left(examples)
     if options.labels == "dirs":
         label_by_directory(examples, depth=1 if options.split == "dirs" else 0)
     elif options.label_by is not None:
@@ -50,9 +51,14 @@ def join(scan: Scan, options: Options) -> Examples:
         label_by_table(examples, options.labels, options.missing)
     if options.split_table is not None:
         split_by_table(examples, options.split_table, options.missing)
-    if not len(examples):
-        raise UsageError("no example is left to write: " + (skipped[0].reason if skipped else "every array has 0 rows"))
+    _check_left(examples)
     return examples
+
+
+def _check_left(examples: Examples) -> None:
+    if not len(examples):
+        reason = examples.skipped[0].reason if examples.skipped else "every array has 0 rows"
+        raise UsageError(f"no example is left to write: {reason}")
 
 
 def _with_key_patterns(tables: tuple[SourceTable, ...], options: Options) -> tuple[SourceTable, ...]:
@@ -111,9 +117,10 @@ def _join_sources(
     lacking = {key: table for table, keys in zip(tables, all_keys, strict=True) for key in keys if key not in complete}
     unusable = set().union(*(table.keys_of_files(bad) for table in tables)) if bad else set()
     if options.missing == "fail" and (missed := {key: lacking[key] for key in lacking if key not in unusable}):
-        raise InputError(
-            "", _describe_lacking(missed, tables, finders), "every key in each (--missing skip drops them)"
-        )
+        remedy = "--missing skip drops them"
+        if not complete and not options.key_patterns:
+            remedy = "--key-by REGEX says what of a file's name is its key"
+        raise InputError("", _describe_lacking(missed, tables, finders), f"every key in each ({remedy})")
     for key in sorted(lacking):
         absent = [t.feature for t, finder in zip(tables, finders, strict=True) if key not in finder]
         usable = "usable " if key in unusable else ""

@@ -31,6 +31,7 @@ class Column:
     names: list[bytes]
     suffix: bytes
     key_by: str | None
+    in_splits: bool
     stamps: list[int]
     members: list[Member] | None
     members_are_examples: bool
@@ -123,14 +124,11 @@ class Split:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Plan:
-    """What will be written: sizes of all records, and where each goes."""
+class Arrangement:
+    """Which record goes into which shard, and the bytes of each, framing included."""
 
-    examples: Examples
-    casts: tuple[Cast, ...]
     record_sizes: np.ndarray
     splits: tuple[Split, ...]
-    channels: tuple[int, ...]  # of each feature, for statistics
 
     @property
     def files(self) -> list[str]:
@@ -141,6 +139,21 @@ class Plan:
         """The shards of one of `count` parts, which are numbered from 1: every `count`-th."""
         return self.files[number - 1 :: count]
 
+    def shard_sizes(self) -> dict[str, int]:
+        """The bytes of every shard."""
+        return {
+            file: int(self.record_sizes[members].sum()) for split in self.splits for file, members in split.shards()
+        }
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Plan(Arrangement):
+    """What will be written: sizes of all records, and where each goes."""
+
+    examples: Examples
+    casts: tuple[Cast, ...]
+    channels: tuple[int, ...]  # of each feature, for statistics
+
     def count_reads(self) -> int:
         """How many reads it takes: one a source, unless its file was kept whole, or one a row."""
         if self.examples.rows is not None:
@@ -149,12 +162,6 @@ class Plan:
             len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
             for table, sources in zip(self.examples.tables, self.examples.sources, strict=True)
         )
-
-    def shard_sizes(self) -> dict[str, int]:
-        """The bytes of every shard."""
-        return {
-            file: int(self.record_sizes[members].sum()) for split in self.splits for file, members in split.shards()
-        }
 
     def count_labels(self, split: Split, left_out: np.ndarray) -> LabelCounts | None:
         """How many examples of a split have which label, without those `left_out`; None where nobody counts."""
@@ -204,6 +211,7 @@ def _column(table: SourceTable, sources: np.ndarray, cast: Cast, channels: int) 
         names=[names[f] for f in files.tolist()],
         suffix=table.suffix,
         key_by=table.key_by,
+        in_splits=table.in_splits,
         stamps=table.stamps[distinct].tolist(),
         members=[table.members[i] for i in distinct.tolist()] if table.members else None,
         members_are_examples=table.members_are_examples,

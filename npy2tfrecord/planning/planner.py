@@ -1,12 +1,10 @@
 """Planning: which example goes where, decided before the first byte of output.
 
 Nothing here reads or writes. The same examples and options give the same plan on every machine:
-the order comes from a fixed mixing function, not from a library's random generator.
+the order comes from the keys and a fixed hash function, not from a library's random generator.
 """
 
 from __future__ import annotations
-
-from hashlib import blake2b
 
 import numpy as np
 
@@ -18,7 +16,7 @@ from npy2tfrecord.options import Options
 from npy2tfrecord.planning.earlier_sets import EarlierSets
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import channels_of
-from npy2tfrecord.planning.natural_order import natural_places
+from npy2tfrecord.planning.order import Keyed, shuffle
 from npy2tfrecord.planning.plan import Plan, Split
 from npy2tfrecord.planning.splits import split_examples
 from npy2tfrecord.sources.cast import Cast
@@ -34,15 +32,21 @@ def plan(examples: Examples, options: Options, earlier: EarlierSets | None = Non
     record_sizes = _record_sizes(examples, casts)
     if earlier is not None:
         record_sizes = record_sizes[earlier.leave_out(examples, casts, record_sizes)]
+    splits = arrange(examples, split_examples(examples, options), record_sizes, options)
+    channels = tuple(_channels(t, c, options) for t, c in zip(examples.tables, casts, strict=True))
+    return Plan(examples=examples, casts=casts, record_sizes=record_sizes, splits=splits, channels=channels)
+
+
+def arrange(
+    keyed: Keyed, members_of_splits: list[tuple[str, np.ndarray]], record_sizes: np.ndarray, options: Options
+) -> tuple[Split, ...]:
+    """The order of the members of each split, and where it is cut into shards."""
     splits = []
-    places = natural_places(examples) if options.sort == "natural" else None
-    for name, members in split_examples(examples, options):
-        places_here = members if places is None else places[members]
-        order = members[np.argsort(_mix(places_here, options.seed) if options.shuffle else places_here, kind="stable")]
+    for name, members in members_of_splits:
+        order = _order(keyed, members, options)
         count = options.num_shards or _shard_count(int(record_sizes[members].sum()), int(options.shard_size))
         splits.append(Split(name, order, _cut(record_sizes[order], min(count, len(order)))))
-    channels = tuple(_channels(t, c, options) for t, c in zip(examples.tables, casts, strict=True))
-    return Plan(examples=examples, casts=casts, record_sizes=record_sizes, splits=tuple(splits), channels=channels)
+    return tuple(splits)
 
 
 def _choose_casts(examples: Examples, options: Options) -> tuple[Cast, ...]:
@@ -68,7 +72,8 @@ def _channels(table: SourceTable, cast: Cast, options: Options) -> int:
     return channels_of(shapes[0] if same_last else (), cast.to_name)
 
 
-def _varint_sizes(values: np.ndarray) -> np.ndarray:
+def varint_sizes(values: np.ndarray) -> np.ndarray:
+    """Bytes of each number as a varint."""
     return np.searchsorted(2 ** np.arange(7, 63, 7), values, side="right") + 1
 
 
@@ -89,7 +94,7 @@ def _record_sizes(examples: Examples, casts: tuple[Cast, ...]) -> np.ndarray:
         labels, inverse = np.unique(examples.labels, return_inverse=True)
         entry_sizes = np.array([len(label_entry(label)) for label in labels.tolist()], dtype=np.int64)
         sizes += entry_sizes[inverse.reshape(-1)]
-    sizes += 1 + _varint_sizes(sizes)
+    sizes += 1 + varint_sizes(sizes)
     if sizes.max(initial=0) > MAX_DATA_BYTES:
         i = int(np.argmax(sizes))
         raise UsageError(
@@ -106,14 +111,16 @@ def _shard_count(size: int, shard_size: int) -> int:
     return count if count == 1 else -(-count // 4) * 4
 
 
-def _mix(values: np.ndarray, seed: int) -> np.ndarray:
-    """64 well-mixed bits for each number: SplitMix64 (Steele, Lea and Flood, 2014) of the number and the seed."""
-    start = int.from_bytes(blake2b(seed.to_bytes(8, "little"), digest_size=8).digest(), "little")
-    with np.errstate(over="ignore"):
-        z = values.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)
-        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+def _order(keyed: Keyed, members: np.ndarray, options: Options) -> np.ndarray:
+    """These examples in the order of writing: by a hash of the key and the seed, or by the key."""
+    if not options.shuffle:
+        return keyed.sorted(members, natural=options.sort == "natural")
+    hashes = keyed.key_hashes(options.seed)
+    order = shuffle(hashes[members])
+    if order is not None:
+        return np.asarray(members[order])
+    members = keyed.sorted(members, natural=False)  # two keys have one hash: the smaller comes first
+    return np.asarray(members[np.argsort(hashes[members], kind="stable")])
 
 
 def _cut(sizes: np.ndarray, count: int) -> np.ndarray:

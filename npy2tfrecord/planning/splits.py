@@ -14,11 +14,12 @@ from npy2tfrecord.formats.manifest import SPLIT_PATTERN
 from npy2tfrecord.options import DEFAULT_SPLIT, Options
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.key_table import match_keys, read_key_table
+from npy2tfrecord.planning.order import Keyed
 
 _KEYS_AT_ONCE = 1 << 16
 
 
-def split_examples(examples: Examples, options: Options) -> list[tuple[str, np.ndarray]]:
+def split_examples(examples: Keyed, options: Options) -> list[tuple[str, np.ndarray]]:
     """The name of every split, and its examples in ascending order.
 
     Raises `InputError` or `UsageError` where the options do not give every example a split, and every split an example.
@@ -30,8 +31,10 @@ def split_examples(examples: Examples, options: Options) -> list[tuple[str, np.n
     return splits if examples.known is None else [(name, members) for name, members in splits if len(members)]
 
 
-def _divided(examples: Examples, options: Options) -> list[tuple[str, np.ndarray]]:
+def _divided(examples: Keyed, options: Options) -> list[tuple[str, np.ndarray]]:
     everything = np.arange(len(examples))
+    if examples.splits is not None:
+        return [(name, np.flatnonzero(examples.splits == i)) for i, name in enumerate(examples.split_names)]
     if options.split == "dirs":
         names, numbers = examples.directory_names(0, "split 'dirs' takes the split from")
         for directory in names:
@@ -41,8 +44,6 @@ def _divided(examples: Examples, options: Options) -> list[tuple[str, np.ndarray
                     " digits, '_' and '-' are expected: rename it, or leave it out with --exclude"
                 )
         return [(os.fsdecode(directory), np.flatnonzero(numbers == i)) for i, directory in enumerate(names)]
-    if examples.splits is not None:
-        return [(name, np.flatnonzero(examples.splits == i)) for i, name in enumerate(examples.split_names)]
     if options.folds:
         folds = _folds(examples, options)
         return [(f"fold{i}", np.flatnonzero(folds == i)) for i in range(options.folds)]
@@ -82,7 +83,7 @@ def split_by_table(examples: Examples, path: str, missing: str) -> None:
     examples.splits = np.fromiter((number_of[table.values[key]] for key in keys), np.int64, len(keys))
 
 
-def _places(examples: Examples, options: Options) -> np.ndarray:
+def _places(examples: Keyed, options: Options) -> np.ndarray:
     """A number in [0, 2**64) for each example, by its key (or what `split_by` finds in it) and the seed alone."""
     if options.split_by is not None:
         texts, groups = examples.find_in_keys(options.split_by, "split_by")
@@ -100,7 +101,7 @@ def _hashes(keys: list[bytes], seed: int) -> np.ndarray:
     return np.frombuffer(b"".join(blake2b(key, digest_size=8, key=salt).digest() for key in keys), dtype="<u8")
 
 
-def _folds(examples: Examples, options: Options) -> np.ndarray:
+def _folds(examples: Keyed, options: Options) -> np.ndarray:
     """The fold of each example: groups by `split_by` stay together, and the folds have about as many examples each.
 
     Without groups the sizes differ by 1 at most. Else the largest group that is left goes to the fold with the fewest

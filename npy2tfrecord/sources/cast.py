@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from npy2tfrecord.errors import InputError, UsageError
-from npy2tfrecord.formats.npy import EXTENSION_NAMES, dtype_from_name
+from npy2tfrecord.formats.dtypes import EXTENSION_NAMES, dtype_from_name
 
 
 def _kind(dtype: np.dtype) -> str:

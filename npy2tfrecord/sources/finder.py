@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from npy2tfrecord.errors import InputError, UsageError, display
-from npy2tfrecord.formats.manifest import Hash
 from npy2tfrecord.options import Options, Source
 from npy2tfrecord.sources.patterns import Selection, read_file_list
 from npy2tfrecord.sources.table import FileSet
@@ -28,7 +27,6 @@ _LEFT_OUT = "left out by pattern"
 _COMPRESSED_FOUND = "a file that is compressed as a whole"
 _UNPACKED = "a .npy or .npz file: unpack it first, with gunzip or the like, or --exclude it"
 _MOST_AHEAD = 256  # directories that are listed before their turn
-_NAMES_AT_ONCE = 1 << 16  # joined: it takes 80 bytes for each meanwhile
 
 
 _Identities = frozenset[tuple[int, int]]  # of directories: device and inode
@@ -43,6 +41,7 @@ class Batch(NamedTuple):
     names: list[bytes]
     problems: list[InputError]
     is_source: bool = False  # the file was named itself
+    in_split: bool = False  # that the source names: the start of the keys
     member: str | None = None  # the only one to take of these archives
     passed_over: Mapping[str, int] = MappingProxyType({})  # how many files of which kind are no sources
 
@@ -68,6 +67,7 @@ class Found:
     def add(self, batch: Batch) -> None:
         if batch.member is not None:
             self.members |= {len(self.npz) + i: batch.member for i in range(len(batch.names))}
+        self.npy.in_splits = self.npz.in_splits = batch.in_split
         suffixes = {name[-4:] for name in batch.names}
         if suffixes <= _NPY:
             self.npy.add(batch.directory, batch.key, batch.names)
@@ -116,7 +116,9 @@ def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
             start = b"" if source.split is None else source.split.encode() + b"/"
             if not is_directory:
                 directory, slash, file = path.rpartition(b"/")
-                yield Batch(feature, directory + slash, start, [file], [], is_source=True, member=member)
+                yield Batch(
+                    feature, directory + slash, start, [file], [], is_source=True, in_split=bool(start), member=member
+                )
                 continue
             if listed is None:
                 found = _walk(feature, root, selection, options)
@@ -133,7 +135,9 @@ def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
                     if len(names) < len(batch.names) and root not in counted:
                         counts = {**counts, ".npy": len(batch.names) - len(names)}
                 is_empty &= not names and not batch.problems
-                yield batch._replace(key=start + batch.key, names=names, member=member, passed_over=counts)
+                yield batch._replace(
+                    key=start + batch.key, names=names, in_split=bool(start), member=member, passed_over=counts
+                )
             counted.add(root)
             if is_empty and _is_needed(source, sources, options):
                 given = path if source.glob is None else path + b":" + os.fsencode(source.glob)
@@ -310,22 +314,3 @@ def passed_over(found: FoundByFeature) -> dict[str, int]:
     for each in found.values():
         total.update(each.passed_over)
     return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
-
-
-def names_hash(found: FoundByFeature) -> str:
-    """A hash of the names of all files that were found, without their roots."""
-    seen = Hash()
-    for feature, each in found.items():
-        for files in (each.npy, each.npz):
-            seen.update(b"%d %s\0" % (len(files), (feature or "").encode()))
-            seen.update(b"\0".join(files.dir_keys) + b"\0\0")
-            seen.update(files.dir_ids.astype("<i4").tobytes())
-            for first in range(0, len(files), _NAMES_AT_ONCE):
-                seen.update(b"\0" * bool(first) + b"\0".join(files.names[first : first + _NAMES_AT_ONCE]))
-        if each.members:
-            seen.update(
-                "".join(f"\0{file} {member}" for file, member in each.members.items()).encode(
-                    "utf-8", "surrogateescape"
-                )
-            )
-    return str(seen.hexdigest())

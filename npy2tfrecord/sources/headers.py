@@ -17,13 +17,13 @@ import numpy as np
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError
+from npy2tfrecord.formats.dtypes import dtype_from_name
 from npy2tfrecord.formats.npy import (
     FIRST_READ_BYTES,
     MAGIC,
     Header,
     check_size,
     cut_in_header,
-    dtype_from_name,
     header_size,
     parse_header,
 )

@@ -72,7 +72,7 @@ def npz_tables(name: str | None, found: Found, options: Options, problems: list[
                 by_feature.setdefault(feature, []).append(source)
         if len(by_feature) > MAX_FEATURES:
             raise UsageError(_too_many(path, by_feature))
-    for feature, sources in by_feature.items():
+    for feature, sources in sorted(by_feature.items()):  # whichever archive is found first
         numbers: dict[Header, int] = {}
         header_ids = [numbers.setdefault(source.header, len(numbers)) for source in sources]
         yield SourceTable(

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from npy2tfrecord.errors import InputError, UsageError, display
-from npy2tfrecord.formats.npy import Header, dtype_from_name, parse_header
+from npy2tfrecord.formats.dtypes import dtype_from_name
+from npy2tfrecord.formats.npy import Header, parse_header
 from npy2tfrecord.options import DEFAULT_FEATURE, Options, check_feature_name
 from npy2tfrecord.sources.finder import Batch, Found, FoundByFeature, passed_over
 from npy2tfrecord.sources.headers import (

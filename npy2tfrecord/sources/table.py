@@ -27,6 +27,7 @@ class FileSet:
     dir_keys: list[bytes] = field(default_factory=list)
     names: list[bytes] = field(default_factory=list)
     dir_lengths: list[int] = field(default_factory=list)  # files found in each
+    in_splits: bool = False  # the first folder of each key is a split that the source names
     has_other_case: bool = False  # a suffix such as .NPY: two names in one directory may have one key
 
     def add(self, directory: bytes, key: bytes, names: list[bytes]) -> None:
@@ -83,6 +84,10 @@ class SourceTable:
         file = int(self.file_ids[source])
         members = None if self.key_members is None else [self.key_members[source]]
         return file_keys(self.files.dir_keys, [int(self.dir_ids[file])], [self.files.names[file]], self, members)[0]
+
+    @property
+    def in_splits(self) -> bool:
+        return self.files.in_splits
 
     @property
     def key_members(self) -> list[Member] | None:
@@ -142,6 +147,9 @@ class Naming(Protocol):
     @property
     def key_by(self) -> str | None: ...
 
+    @property
+    def in_splits(self) -> bool: ...
+
 
 def file_keys(
     dir_keys: list[bytes],
@@ -154,7 +162,7 @@ def file_keys(
 
     With `members`, the key of each of these: the path of its archive, a slash and its name.
     Several groups are joined by slashes; a group that takes no part is left out. Where none takes part, the key is
-    all that matches. Where nothing is found, the key is empty.
+    all that matches. Where nothing is found, the key is empty. The split that a source names stays in front.
     """
     cut = -len(naming.suffix)
     keys = [dir_keys[d] + name[:cut] for d, name in zip(directories, names, strict=True)]
@@ -162,7 +170,12 @@ def file_keys(
         keys = member_keys(keys, members)
     if naming.key_by is None:
         return keys
-    return [_found(match) for match in map(re.compile(naming.key_by).search, map(os.fsdecode, keys))]
+    pattern = re.compile(naming.key_by)
+    if not naming.in_splits:
+        return [_found(pattern.search(os.fsdecode(key))) for key in keys]
+    parts = (key.partition(b"/") for key in keys)
+    found_in_splits = ((split, _found(pattern.search(os.fsdecode(path)))) for split, _, path in parts)
+    return [split + b"/" + found if found else b"" for split, found in found_in_splits]
 
 
 def _found(match: re.Match[str] | None) -> bytes:

@@ -20,13 +20,16 @@ from npy2tfrecord.errors import InputError, OutputError, display
 from npy2tfrecord.formats.manifest import ShardInfo, Skipped
 from npy2tfrecord.formats.shard import content_of, encode_index, encode_keys
 from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, feet, foot
+from npy2tfrecord.planning.feature_summary import channels_of
 from npy2tfrecord.planning.plan import Column, ShardSpec
+from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.sources.array_reader import ArrayReader
 from npy2tfrecord.sources.table import unreadable
 from npy2tfrecord.storage.in_flight import Batch, InFlight, remember, remembered
 from npy2tfrecord.storage.kept import memory_of
 from npy2tfrecord.storage.local import Ranges, WholeFiles, is_passing, patiently
 from npy2tfrecord.writing.record_layout import Forms, scatter
+from npy2tfrecord.writing.shard_copier import copy_shard
 from npy2tfrecord.writing.sink import Compressor
 from npy2tfrecord.writing.statistics import Moments
 
@@ -68,7 +71,7 @@ class Sink(Protocol):
 
 
 def write_shard(
-    spec: ShardSpec,
+    spec: ShardSpec | CopySpec,
     stem: str,
     *,
     compression: str,
@@ -90,7 +93,11 @@ def write_shard(
         try:
             while True:
                 sink = Compressor(handle, compression)
-                moments = encode_shard(spec, sink, bad, skip, in_flight)
+                if isinstance(spec, CopySpec):
+                    copy_shard(spec, sink, in_flight)
+                    moments: dict[str, Moments] | None = {}
+                else:
+                    moments = encode_shard(spec, sink, bad, skip, in_flight)
                 if moments is not None:
                     break
                 syscalls.truncate(handle)
@@ -511,14 +518,27 @@ class _ShardWriter:
         spread.close()
 
     def _take_moments(self, f: int, column: Column, window: _Window, left_out: set[int]) -> None:
-        """Add a window's values of one feature to its statistics, in the order of the records."""
+        """Take a window's values of one feature into its statistics, records of one size together."""
         views = self._values(f, window)
         dtype, moments = column.cast.out_dtype, self.moments[column.feature]
-        values = [np.frombuffer(view, dtype) for i, view in enumerate(views, window.first) if i not in left_out]
-        if count := sum(map(len, values)):
-            if len(self._values_bytes) < count * dtype.itemsize:
-                self._values_bytes = bytearray(count * dtype.itemsize)
-            moments.add(np.concatenate(values, out=np.frombuffer(self._values_bytes, dtype, count)))
+        own = self._channels_of(column)
+        by_size: dict[tuple[int, int], list[memoryview]] = {}
+        for i, (view, source) in enumerate(
+            zip(views, column.sources[window.first : window.last].tolist(), strict=True), window.first
+        ):
+            if i not in left_out and len(view):
+                by_size.setdefault((len(view), own[column.header_ids[source]]), []).append(view)
+        for (size, channels), alike in by_size.items():
+            if len(self._values_bytes) < size * len(alike):
+                self._values_bytes = bytearray(size * len(alike))
+            values = np.frombuffer(self._values_bytes, dtype, size * len(alike) // dtype.itemsize)
+            np.concatenate([np.frombuffer(view, dtype) for view in alike], out=values)
+            moments.add(values.reshape(len(alike), -1), channels)
+
+    def _channels_of(self, column: Column) -> list[int]:
+        """How many channels records with each header have by themselves."""
+        first = 0 if self.spec.rows is None else 1
+        return [channels_of(header.shape[first:], column.cast.to_name) for header in column.headers]
 
     def _failed(self, record: int, path: bytes, error: InputError | OSError) -> None:
         problem = error if isinstance(error, InputError) else unreadable(path, error)
@@ -567,12 +587,14 @@ class _ShardWriter:
                     crc = crc32c(between[f - 1], crc)
                     sink.write(memoryview(between[f - 1]))
                 if values:
-                    crc = self._give(column, values[f - together[0]], crc)
+                    crc = self._give(column, int(column.sources[record]), values[f - together[0]], crc)
+                    self._end_value(column, int(column.sources[record]))
                     continue
                 source = int(column.sources[record])
                 start = 0 if spec.rows is None else int(spec.rows[record]) * payload
                 try:
                     crc = self._pass_through(column, source, start, payload, crc)
+                    self._end_value(column, source)
                 except InputError as error:
                     self._large_failed(record, f, error)
         sink.write(memoryview(foot(crc)))
@@ -614,12 +636,18 @@ class _ShardWriter:
         self._failed(record, column.paths[int(column.sources[record])], problem)
         raise _StartAgain from None
 
-    def _give(self, column: Column, piece: memoryview, crc: int) -> int:
+    def _give(self, column: Column, source: int, piece: memoryview, crc: int) -> int:
         """Give the sink values of a large record; returns the CRC with them taken in."""
         self._sink.write(piece)
         if column.channels:
-            self.moments[column.feature].add(np.frombuffer(piece, dtype=column.cast.out_dtype))
+            own = self._channels_of(column)[column.header_ids[source]]
+            self.moments[column.feature].add_piece(np.frombuffer(piece, dtype=column.cast.out_dtype), own)
         return crc32c(piece, crc)
+
+    def _end_value(self, column: Column, source: int) -> None:
+        """Note that a large value has been given in whole."""
+        if column.channels:
+            self.moments[column.feature].end_record(self._channels_of(column)[column.header_ids[source]])
 
     def _pass_through(self, column: Column, source: int, start: int, size: int, crc: int) -> int:
         """Give the sink `size` bytes of a source's values, in pieces; returns the CRC with them taken in.
@@ -641,7 +669,7 @@ class _ShardWriter:
                     taken += len(piece)
                 slot, piece, batch = under_way.popleft()
                 self._requests.wait(batch)
-                crc = self._give(column, piece, crc)
+                crc = self._give(column, source, piece, crc)
                 done += len(piece)
                 slots.append(slot)
             reader.finish()

@@ -15,6 +15,7 @@ from npy2tfrecord.formats.shard import Content, ContentHash
 
 _GZIP_BITS, _ZLIB_BITS = 31, 15
 _LEVEL = 1
+_PIECE_BYTES = 1 << 20  # that are compressed at a time: what comes out may depend on how the bytes came in
 
 
 def _compressor(compression: str) -> tuple[str, Any]:
@@ -38,16 +39,28 @@ class Compressor:
         if compression != "none":
             self.name, self._deflate = _compressor(compression)
         self._written, self._unpacked = ContentHash(), Hash()
+        self._pending = bytearray()
 
     def write(self, data: memoryview) -> None:
-        if self._deflate is not None:
-            self._unpacked.update(data)
-            data = memoryview(self._deflate.compress(data))
-        self._write(data)
+        if self._deflate is None:
+            self._write(data)
+            return
+        self._unpacked.update(data)
+        while data:
+            part = data[: _PIECE_BYTES - len(self._pending)]
+            self._pending += part
+            data = data[len(part) :]
+            if len(self._pending) == _PIECE_BYTES:
+                self._compress()
 
     def finish(self) -> None:
         if self._deflate is not None:
+            self._compress()
             self._write(memoryview(self._deflate.flush()))
+
+    def _compress(self) -> None:
+        pending, self._pending = self._pending, bytearray()
+        self._write(memoryview(self._deflate.compress(pending)))
 
     def _write(self, data: memoryview) -> None:
         if data:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from npy2tfrecord.errors import UsageError
+from npy2tfrecord.formats.dtypes import dtype_from_name
 from npy2tfrecord.formats.manifest import FeatureInfo, Histogram
-from npy2tfrecord.formats.npy import dtype_from_name
 from readers.options import Budget, ReadOptions
 
 

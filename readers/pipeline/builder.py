@@ -7,6 +7,7 @@ way they take from there. Nothing here runs Python for an element.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any, Protocol
@@ -67,7 +68,7 @@ class Builder:
         self.axes: dict[str, int] = {}
         if options.window is not None and options.hop is not None:
             infos = [decoder.info for decoder in decoders]
-            self.axes = choose_axes(infos)
+            self.axes = choose_axes(infos, options.window)
             cut = next(info for info in infos if info.name in self.axes)
             everything = self.examples == data_set_examples
             size = options.window, options.hop
@@ -315,7 +316,7 @@ class Builder:
     def _cached(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         if not self.options.cache:
             return dataset
-        return dataset.cache("" if self.options.cache is True else self.options.cache)
+        return dataset.cache("" if self.options.cache is True else os.fsencode(self.options.cache))
 
     def _with_cardinality(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
         options = self.options

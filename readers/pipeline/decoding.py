@@ -20,8 +20,8 @@ import numpy as np
 import tensorflow as tf
 
 from npy2tfrecord.errors import UsageError
+from npy2tfrecord.formats.dtypes import dtype_from_name
 from npy2tfrecord.formats.manifest import FeatureInfo
-from npy2tfrecord.formats.npy import dtype_from_name
 from readers.options import ReadOptions
 from readers.pipeline.strategy import Method
 

@@ -10,8 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from npy2tfrecord.formats.dtypes import dtype_from_name
 from npy2tfrecord.formats.manifest import FeatureInfo
-from npy2tfrecord.formats.npy import dtype_from_name
 from npy2tfrecord.syscalls import usable_cores
 from readers.options import AUTOTUNE, ReadOptions
 from readers.windows import choose_axes
@@ -93,7 +93,7 @@ def largest_bytes(info: FeatureInfo) -> int:
 
 def window_bytes(features: Sequence[FeatureInfo], window: int) -> int:
     """Bytes of the largest example of windows."""
-    axes = choose_axes(features)
+    axes = choose_axes(features, window)
     sizes = (
         math.prod(window if axes.get(info.name) == axis else size for axis, size in enumerate(info.max_shape))
         * dtype_from_name(info.dtype).itemsize

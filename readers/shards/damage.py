@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import IO
 
 import numpy as np
 
+from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, parse_example
 from npy2tfrecord.formats.manifest import Hash
@@ -25,7 +25,6 @@ from npy2tfrecord.formats.tfrecord import FOOT_BYTES, HEAD_BYTES, unframe
 from npy2tfrecord.syscalls import usable_cores
 from readers.manifests import PlacedShard
 from readers.shards.index import Keys, load_keys, load_table
-from readers.shards.presence import open_shard
 from readers.splits import Part
 
 _CHUNK_BYTES = 8 * 2**20
@@ -33,18 +32,27 @@ _SHOWN = 5
 
 
 class DamageWarning(UserWarning):
-    """Damaged records were left out."""
+    """Damaged or missing records were left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """One damaged record."""
+    """A damaged record, or several that are missing for the same reason."""
 
     shard: int
     record: int
     offset: int
     key: str | None
     problem: str
+    count: int = 1
+
+    def describe(self, path: str) -> str:
+        """Which records of which file, and what is wrong with them."""
+        where = f"of {display(path)} at offset {self.offset}"
+        if self.count > 1:
+            return f"records {self.record} to {self.record + self.count - 1} {where}: {self.problem}"
+        key = display(self.key) if self.key is not None else "unknown"
+        return f"record {self.record} {where}, key {key}: {self.problem}"
 
 
 def find(shards: Sequence[PlacedShard], parts: Sequence[Part], compression: str) -> list[Damaged]:
@@ -63,76 +71,79 @@ def find(shards: Sequence[PlacedShard], parts: Sequence[Part], compression: str)
 
 def without(parts: Sequence[Part], damaged: Sequence[Damaged]) -> tuple[Part, ...]:
     """What is left of the parts."""
-    bad = {(each.shard, each.record) for each in damaged}
     left = []
     for part in parts:
-        first = part.first
-        for record in sorted(record for shard, record in bad if shard == part.shard):
-            if first <= record < part.first + part.count:
-                left.append(Part(part.shard, first, record - first))
-                first = record + 1
-        left.append(Part(part.shard, first, part.first + part.count - first))
-    return tuple(part for part in left if part.count)
+        first, end = part.first, part.first + part.count
+        here = ((each.record, each.record + each.count) for each in damaged if each.shard == part.shard)
+        for start, stop in sorted(here):
+            left.append(Part(part.shard, first, min(start, end) - first))
+            first = max(first, stop)
+        left.append(Part(part.shard, first, end - first))
+    return tuple(part for part in left if part.count > 0)
 
 
 def warn(shards: Sequence[PlacedShard], damaged: Sequence[Damaged]) -> None:
     """Say how many records are left out, and which."""
-    lines = [
-        f"\n  record {each.record} of {display(shards[each.shard].path)} at offset "
-        f"{each.offset}, key {display(each.key) if each.key is not None else 'unknown'}: {each.problem}"
-        for each in damaged[:_SHOWN]
-    ]
+    lines = [f"\n  {each.describe(shards[each.shard].path)}" for each in damaged[:_SHOWN]]
     if len(damaged) > _SHOWN:
         lines.append(f"\n  and {len(damaged) - _SHOWN} more")
-    count = f"{len(damaged)} damaged record{'s' if len(damaged) > 1 else ''}"
+    lost = sum(each.count for each in damaged)
+    count = f"{lost} damaged or missing record{'s' if lost > 1 else ''}"
     warnings.warn(f"{count} left out:{''.join(lines)}", DamageWarning, stacklevel=4)
 
 
 def _check(shard: int, info: PlacedShard) -> list[Damaged]:
+    path = info.path
+    try:
+        with _opened(path) as file:
+            size = os.fstat(file.fileno()).st_size
+    except OSError as error:
+        return [Damaged(shard, 0, 0, None, error.strerror or str(error), info.examples)] if info.examples else []
+    if size > info.bytes:
+        raise DamageError(f"{display(path)}: {size} bytes, expected {info.bytes} by the manifest")
     offsets, sizes = load_table(info)
-    found: list[Damaged] = []
-    path, seen = info.path, Hash()
-    with _opened(info) as file:
-        for record, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
-            data = memoryview(file.read(size))
-            seen.update(data)
-            try:
-                unframe(data)
-            except DamageError as error:
-                found.append(Damaged(shard, record, offset, _key(data), str(error)))
-    intact = seen.hexdigest() == info.hash
-    if not intact:
-        bad = {each.record for each in found}
-        known = load_keys(info)
-        with _opened(info) as file:
-            found += _misplaced(file, shard, offsets, sizes, known, bad)
-        found.sort(key=attrgetter("record"))
+    whole = int(np.searchsorted(offsets + sizes, size, side="right"))  # records before a cut
+    found, seen = [], Hash()
+    if whole < info.examples:
+        problem = f"the file ends at {size} bytes, expected {info.bytes} by the manifest"
+        found = [Damaged(shard, whole, int(offsets[whole]), None, problem, info.examples - whole)]
+    places = [*zip(offsets[:whole].tolist(), sizes[:whole].tolist(), strict=True)]
+    try:
+        with _opened(path) as file:
+            for record, (offset, length) in enumerate(places):
+                data = memoryview(file.read(length))
+                seen.update(data)
+                try:
+                    unframe(data)
+                except DamageError as error:
+                    found.append(Damaged(shard, record, offset, _key(data), str(error)))
+        intact = seen.hexdigest() == info.hash
+        if not intact:
+            with _opened(path) as file:
+                found += _misplaced(file, shard, places, load_keys(info), {each.record for each in found})
+    except OSError as error:
+        raise DamageError(f"{display(path)}: {error.strerror or error}") from error
     if not found and not intact:
         problem = "every record is whole, but they are not those that were written; run npy2tfrecord verify"
         raise DamageError(f"{display(path)}: {problem}")
-    return found
+    return sorted(found, key=attrgetter("record"))
 
 
 def _misplaced(
-    file: IO[bytes], shard: int, offsets: np.ndarray, sizes: np.ndarray, known: Keys, bad: set[int]
+    file: IO[bytes], shard: int, places: Sequence[tuple[int, int]], known: Keys, bad: set[int]
 ) -> list[Damaged]:
     """The records of a shard, except the `bad` ones, that are whole and have another key than was written there."""
     found = []
     problem = "a whole record, but not the one that was written there"
-    for record, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
+    for record, (offset, size) in enumerate(places):
         key = _key(memoryview(file.read(size)))
         if record not in bad and (key is None or not known.is_at(record, key.encode("utf-8", "surrogateescape"))):
             found.append(Damaged(shard, record, offset, key, problem))
     return found
 
 
-@contextmanager
-def _opened(info: PlacedShard) -> Iterator[IO[bytes]]:
-    try:
-        with os.fdopen(open_shard(info, compare_tail=False), "rb", buffering=_CHUNK_BYTES) as file:
-            yield file
-    except OSError as error:
-        raise DamageError(f"{display(info.path)}: {error.strerror or error}") from error
+def _opened(path: str) -> IO[bytes]:
+    return os.fdopen(syscalls.open_regular(path), "rb", buffering=_CHUNK_BYTES)
 
 
 def _key(record: memoryview) -> str | None:

@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, display
@@ -18,7 +17,7 @@ _FEW = 64  # shards that show whether it is one
 _SLOW_SECONDS = 200e-6  # for each of them; faster ones are not worth threads
 
 
-def open_shard(info: PlacedShard, *, compare_tail: bool = True) -> int:
+def open_shard(info: PlacedShard) -> int:
     """A descriptor of a shard. Raises `DamageError` unless the file has the size and the tail that the manifest says.
 
     The tail, its last 8 bytes, hold the last record's checksum: the shard of another data set or version has another.
@@ -32,7 +31,7 @@ def open_shard(info: PlacedShard, *, compare_tail: bool = True) -> int:
             raise DamageError(f"{display(path)}: {size} bytes, expected {info.bytes} by the manifest")
         tail = memoryview(bytearray(min(size, TAIL_BYTES)))
         read = syscalls.read_into(handle, tail, size - len(tail)) if tail else 0
-        if compare_tail and tail[:read].hex() != info.tail:
+        if tail[:read].hex() != info.tail:
             raise DamageError(
                 f"{display(path)}: ends in the bytes {tail[:read].hex()}, expected {info.tail} by the manifest; "
                 "it is damaged, or the shard of another data set or version"
@@ -47,29 +46,25 @@ def open_shard(info: PlacedShard, *, compare_tail: bool = True) -> int:
     return handle
 
 
-def check_shards(shards: Sequence[PlacedShard], *, compare_tails: bool = True) -> None:
-    """Raise `DamageError` unless every shard is there and has the size and the tail that the manifest says.
-
-    The tails are left alone where each record is checked beforehand: the last one may be damaged by itself.
-    """
-    check = partial(_problem, compare_tail=compare_tails)
+def check_shards(shards: Sequence[PlacedShard]) -> None:
+    """Raise `DamageError` unless every shard is there and has the size and the tail that the manifest says."""
     started = time.monotonic()
-    problems = [*map(check, shards[:_FEW])]
+    problems = [*map(_problem, shards[:_FEW])]
     rest = shards[_FEW:]
     if time.monotonic() - started < _FEW * _SLOW_SECONDS:
-        problems += map(check, rest)
+        problems += map(_problem, rest)
     else:
         with ThreadPoolExecutor(_THREADS) as pool:
-            problems += pool.map(check, rest)
+            problems += pool.map(_problem, rest)
     found = [problem for problem in problems if problem]
     if found:
         others = f" (and {len(found) - 1} other shards of {len(shards)})" if len(found) > 1 else ""
         raise DamageError(f"{found[0]}{others}; convert or copy the data set again")
 
 
-def _problem(shard: PlacedShard, compare_tail: bool) -> str:
+def _problem(shard: PlacedShard) -> str:
     try:
-        os.close(open_shard(shard, compare_tail=compare_tail))
+        os.close(open_shard(shard))
     except DamageError as error:
         return str(error)
     return ""

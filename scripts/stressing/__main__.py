@@ -84,7 +84,7 @@ def guided(kind: str) -> Callable[[Path, int, Chance, float], Told]:
         ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, errors="replace", check=False)
         done = re.search(r"^Done (\d+) runs", ended.stderr, re.MULTILINE)
         if ended.returncode or not done:
-            told = ended.stdout[ended.stdout.find("Uncaught Python exception") :]  # atheris tells on standard output
+            told = ended.stdout[ended.stdout.find("Uncaught Python exception") :]  # atheris reports on standard output
             cases = [path for form in ("crash-*", "oom-*", "timeout-*") for path in (root / kind).glob(form)]
             packed = [base64.b64encode(zlib.compress(path.read_bytes())).decode() for path in cases]
             fail("\n".join([told[:2000], "…", told[-1000:], ended.stderr[-1000:], "case (base64, zlib):", *packed]))

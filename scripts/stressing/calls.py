@@ -127,7 +127,7 @@ def _fail_at_call(root: Path, count: int, call: str, end: float) -> Told:
             is_whole = set(job.whole.items()) <= set(tree(out).items())
             if code == 0 and not is_whole:
                 fail(f"{what}: exit code 0, but not all is there")
-            if call == "write" and (not said or is_whole):  # what is told could not be written, to a file here
+            if call == "write" and (not said or is_whole):  # its result could not be written, to a file here
                 code = 5 if code else 0
             elif code not in (0, 2, 4, 5) or (code and os.strerror(getattr(errno, error)) not in said):
                 fail(f"{what}: exit code {code}: {said}")

@@ -1,4 +1,4 @@
-"""Runs whose processes are killed, or a worker of which is."""
+"""Runs that are killed, or that lose a worker."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from npy2tfrecord.sources import headers
 _LOOKS = ("CALL", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD")
 _WHOSE = ("/npy2tfrecord/", "/joblib/", "/multiprocessing/", "/concurrent/", "/threading.py", "/queue.py")
 _ALSO = ("/logging/", "/weakref.py", "/contextlib.py", "/selectors.py", "/subprocess.py", "/random.py")
-_GO_ON = "run the same command again to go on"
+_GO_ON = "run the same command again to resume"
 
 
 @cache

@@ -52,7 +52,7 @@ def leave_evidence(path: str | os.PathLike[str]) -> None:
 
 
 def evidence(pid: int, path: Path) -> str:
-    """All that can be told of a run and its processes, which write their stacks to `path`."""
+    """What is known of a run and its processes, which write their stacks to `path`."""
     pids = _all(pid)
     told = [_of_process(each) for each in pids]
     for each in pids:

@@ -75,7 +75,7 @@ def change_sources(job: Job, chance: Chance) -> str:
     if code == 4:
         if ".npy" not in said or "changed" not in said:
             fail(f"the source is not named: {said}")
-        return "told"
+        return "refused: the source has changed"
     if code:
         fail(f"exit code {code}: {said}")
     made = load(out)

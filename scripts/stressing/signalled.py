@@ -1,4 +1,4 @@
-"""Runs that a shell has started in one way or another, and that are told to stop."""
+"""Runs that a shell has started in one way or another, and that a signal stops."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ IN_BACKGROUND = '"$@" & echo $!; wait $!'  # as a script does, where a command s
 
 
 class Command:
-    """A conversion that a shell has started, in one of the ways that tell which signals it sees."""
+    """A conversion that a shell has started, in one of the ways that decide which signals it sees."""
 
     def __init__(self, job: Job, out: Path, way: str) -> None:
         self.terminal = -1
@@ -53,7 +53,7 @@ class Command:
             self.terminal, own = os.openpty()
 
         def prepare() -> None:
-            for number in NUMBERS:  # which this very process may have been told to ignore
+            for number in NUMBERS:  # which this very process may ignore
                 signal.signal(number, signal.SIG_DFL)
             if own >= 0:
                 fcntl.ioctl(own, termios.TIOCSCTTY, 0)

@@ -14,7 +14,7 @@ from reading_data import write_dataset
 import npy2tfrecord
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError
-from npy2tfrecord.formats.npy import SUPPORTED_NAMES
+from npy2tfrecord.formats.dtypes import SUPPORTED_NAMES
 
 RNG = np.random.default_rng(8)
 

@@ -126,7 +126,7 @@ def test_output_that_cannot_be_written_is_5_and_the_next_run_goes_on(tmp_path: P
     arguments = ("convert", "source", "out", "--no-shuffle", "--shard-size", "8kB", "--jobs", "1", *words)
     done = run(tmp_path, *arguments, code=5, preexec_fn=limit_files_to(50_000))
     assert "File too large" in only_line(done.stderr)
-    assert "Run the same command again to go on." in done.stderr
+    assert "Run the same command again to resume." in done.stderr
     written = tree(tmp_path / "out")
     assert "manifest.json" not in written
     assert {name for name in written if name.startswith(".npy2tfrecord/")} <= {

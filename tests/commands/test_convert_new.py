@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from npy2tfrecord import convert
 from npy2tfrecord.formats import manifest_parsing
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert-new"
-CAN_MERGE = find_spec("npy2tfrecord.commands.merge") is not None
 
 pytestmark = pytest.mark.skipif(not shutil.which("flock"), reason="needs flock, of util-linux")
 
@@ -110,17 +108,6 @@ def test_one_at_a_time_and_usage(environment: dict[str, str], tmp_path: Path) ->
     assert "exit codes" in run(environment, "--help").stdout
 
 
-@pytest.mark.skipif(CAN_MERGE, reason="there is a command merge")
-def test_without_the_command_merge_nothing_is_merged(environment: dict[str, str], tmp_path: Path) -> None:
-    root, out = grow(tmp_path / "root", 0), tmp_path / "out"
-    assert run(environment, "--name", "a", "--merge-after", 2, root, out).returncode == 0
-    grow(root, 1)
-    refused = run(environment, "--name", "b", "--merge-after", 2, root, out)
-    assert (refused.returncode, sets(out)) == (2, ["a", "b"])
-    assert "no command merge" in refused.stderr
-
-
-@pytest.mark.skipif(not CAN_MERGE, reason="needs the command merge")
 @pytest.mark.parametrize("broken", ["", "merging", "merged"])
 def test_sets_are_merged_to_what_one_conversion_gives(broken: str, environment: dict[str, str], tmp_path: Path) -> None:
     root, out = tmp_path / "root", tmp_path / "out"

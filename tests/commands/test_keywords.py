@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 import npy2tfrecord
-from npy2tfrecord.commands import arguments, convert, scan, verify
+from npy2tfrecord.commands import arguments, convert, merge, scan, verify
 from npy2tfrecord.options import Options
 
 # Arguments that the commands handle by themselves, and keywords that only Python has.
-OF_COMMANDS = {"sources", "out", "json", "plot", "quiet", "progress", "dry_run", "overwrite", "help"}
+OF_COMMANDS = {"sources", "sets", "out", "json", "plot", "quiet", "progress", "dry_run", "overwrite", "help"}
 OF_PYTHON = {"progress", "dry_run", "overwrite", "repaired"}
 
 
@@ -39,6 +39,7 @@ def test_scan_takes_keywords_of_convert() -> None:
     ("name", "module", "function"),
     [
         ("convert", convert, npy2tfrecord.convert),
+        ("merge", merge, npy2tfrecord.merge),
         ("scan", scan, npy2tfrecord.scan),
         ("verify", verify, npy2tfrecord.verify),
     ],
@@ -50,7 +51,7 @@ def test_options_of_a_command_are_the_keywords_of_its_function(
     assert {action.dest for action in arguments.make_parser(name)._actions} - OF_COMMANDS == {*module.OPTIONS}
 
 
-@pytest.mark.parametrize("function", [npy2tfrecord.convert])
+@pytest.mark.parametrize("function", [npy2tfrecord.convert, npy2tfrecord.merge])
 def test_docstring_explains_every_keyword(function: Callable[..., Any]) -> None:
     described = {
         name.strip()

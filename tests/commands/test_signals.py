@@ -60,7 +60,7 @@ def stopped(number: signal.Signals, function: str, *words: str | Path) -> None:
     run = subprocess.run(
         [sys.executable, "-c", STOP_AT, function, str(int(number)), *words], capture_output=True, text=True, timeout=60
     )
-    message = f"npy2tfrecord: stopped by {number.name}; run the same command again to go on\n"
+    message = f"npy2tfrecord: stopped by {number.name}; run the same command again to resume\n"
     assert (run.returncode, run.stdout, run.stderr) == (128 + number, "", message)
 
 

@@ -233,7 +233,7 @@ def test_a_signal_that_comes_at_an_unlucky_place_ends_it_all_the_same(
         pids |= set(_workers(run.pid))
         time.sleep(0.01)
     _, told = run.communicate()
-    assert (run.returncode, told) == (143, "npy2tfrecord: stopped by SIGTERM; run the same command again to go on\n")
+    assert (run.returncode, told) == (143, "npy2tfrecord: stopped by SIGTERM; run the same command again to resume\n")
     assert not _wait_until_gone(list(pids), 2)
     assert not [name for name in tree(out) if name.endswith(".shard")] if out.exists() else True
     _finish(source, out, whole)

@@ -23,7 +23,7 @@ import npy2tfrecord
 import readers
 from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats import manifest_parsing
-from npy2tfrecord.formats.npy import SUPPORTED_NAMES
+from npy2tfrecord.formats.dtypes import SUPPORTED_NAMES
 
 
 def back(out: Path) -> dict[str, np.ndarray]:

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from converted import Command, save
 
+import npy2tfrecord
+
 PAGE = Path(__file__).parents[2] / "docs" / "converting.md"
 BLOCKS = re.findall(r"```console\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
 
@@ -35,6 +37,8 @@ def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name in (*"abc", *(f".{i}" for i in range(11))):
         (tmp_path / "photos" / f"{name}.txt").touch()
     monkeypatch.chdir(tmp_path)
+    for day, folder in (("monday", "cats"), ("tuesday", "dogs")):
+        npy2tfrecord.convert("img", day, include=f"{folder}/*", fsync=False)
     return tmp_path
 
 

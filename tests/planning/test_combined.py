@@ -219,7 +219,7 @@ def test_everything_at_once_with_workers(tmp_path: Path) -> None:
     assert shards_of(tmp_path / "out1") == shards_of(tmp_path / "out2")
     found = read_back(tmp_path / "out2")
     assert len(found) == 20 * 600
-    bfloat16 = npy2tfrecord.formats.npy.dtype_from_name("bfloat16")
+    bfloat16 = npy2tfrecord.formats.dtypes.dtype_from_name("bfloat16")
     split_of: dict[str, str] = {}
     for key, example in found.items():
         file, _, row = key.partition("#")

@@ -92,6 +92,25 @@ def test_splits_labels_and_tables_go_by_these_keys(tmp_path: Path) -> None:
     assert read_back(tmp_path / "rows").keys() == {f"{i:03}#{row}" for i in range(30) for row in range(2)}
 
 
+def test_the_split_of_a_source_stays_in_front(tmp_path: Path, command: Command) -> None:
+    files = {(s, f, i): f"{s}/{f}_emb/{f}_emb_{i}" for s in ("train", "val") for f in ("img", "text") for i in range(2)}
+    save(tmp_path, {name: np.array([len(s), len(f), i]) for (s, f, i), name in files.items()})
+    sources = [f"{s}:{f}={tmp_path / s / f'{f}_emb'}" for s in ("train", "val") for f in ("img", "text")]
+    command.ok("convert", *sources, tmp_path / "out", "--key-by", r"^\w+_(\d+)$")
+    found = read_back(tmp_path / "out")
+    assert {key: example.split for key, example in found.items()} == {
+        f"{s}/{i}": s for s in ("train", "val") for i in range(2)
+    }
+    assert found["val/1"].arrays["text"].tolist() == [3, 4, 1]
+    command.ok("verify", tmp_path / "out", "--source", *sources)
+
+
+def test_names_with_nothing_in_common_need_a_pattern(tmp_path: Path, command: Command) -> None:
+    save(tmp_path, {"x/x_1": 1.0, "y/y_1": 1.0})
+    words = ("convert", f"x={tmp_path / 'x'}", f"y={tmp_path / 'y'}", tmp_path / "out")
+    command.refused(4, "2 keys are not in every feature", "--key-by REGEX says what", words=words)
+
+
 def test_two_files_with_one_key_are_shown(tmp_path: Path, command: Command) -> None:
     source, out = save(tmp_path / "d", {"a/mel-1": 1.0, "b/mel-1": 1.0}), tmp_path / "out"
     words = ("convert", source, out, r"--key-by=\d+")

@@ -15,6 +15,7 @@ from converted import Command, read_back, same, save, shards_of
 
 import npy2tfrecord
 from npy2tfrecord import syscalls
+from npy2tfrecord.conversion import converter
 from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats.npy import header_size, parse_header
 from npy2tfrecord.sources import array_reader
@@ -294,14 +295,14 @@ def test_file_that_is_lost_while_converting_ends_once(
     """Neither an endless attempt nor rows of it in the output."""
     monkeypatch.setattr(shard_writer, "BUFFER_BYTES", buffer)
     save(tmp_path / "x", {"1": X, "2": X, "3": X})
-    real = npy2tfrecord.conversion.converter.plan
+    real = converter.plan
 
     def losing(*args: Any) -> Any:
         planned = real(*args)
         (tmp_path / "x" / "2.npy").unlink(missing_ok=True)
         return planned
 
-    monkeypatch.setattr(npy2tfrecord.conversion.converter, "plan", losing)
+    monkeypatch.setattr(converter, "plan", losing)
     made = npy2tfrecord.convert(tmp_path / "x", tmp_path / "out", rows=True, on_error="skip", jobs=1)
     assert {key.partition("#")[0] for key in read_back(tmp_path / "out")} == {"1", "3"}
     assert len(made.skipped) == 57

@@ -18,7 +18,7 @@ from reading_data import key_of, random_array, same_bits, write_dataset
 
 import readers
 from npy2tfrecord.errors import DamageError, UsageError
-from npy2tfrecord.formats.npy import EXTENSION_NAMES, SUPPORTED_NAMES, dtype_from_name
+from npy2tfrecord.formats.dtypes import EXTENSION_NAMES, SUPPORTED_NAMES, dtype_from_name
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from reading_data import number_of, random_array, same_bits, write_dataset
 import npy2tfrecord
 import readers
 from npy2tfrecord.errors import DamageError, UsageError
-from npy2tfrecord.formats.npy import SUPPORTED_NAMES, dtype_from_name
+from npy2tfrecord.formats.dtypes import SUPPORTED_NAMES, dtype_from_name
 from npy2tfrecord.planning.feature_summary import feature_info
 
 tf = pytest.importorskip("tensorflow")

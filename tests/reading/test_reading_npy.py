@@ -11,7 +11,7 @@ from reading_data import random_array, same_bits
 
 import readers
 from npy2tfrecord.errors import InputError, UsageError
-from npy2tfrecord.formats.npy import SUPPORTED_NAMES
+from npy2tfrecord.formats.dtypes import SUPPORTED_NAMES
 
 tf = pytest.importorskip("tensorflow")
 

@@ -151,7 +151,7 @@ def test_only_the_damaged_records_are_skipped(tmp_path: Path, part: str, options
     with pytest.warns(readers.DamageWarning) as caught:
         dataset = readers.load_dataset(path, on_corrupt="skip", **options)
     message = str(caught[0].message)
-    assert message.startswith("3 damaged records left out:\n  record 6 of")
+    assert message.startswith("3 damaged or missing records left out:\n  record 6 of")
     assert "key k/00026" in message
     elements = list(dataset)
     assert sorted(keys(elements)) == expected
@@ -159,6 +159,36 @@ def test_only_the_damaged_records_are_skipped(tmp_path: Path, part: str, options
     for element in elements:
         for key, array in zip(np.atleast_1d(element["key"]), np.array(element["array"]).reshape(-1, 5), strict=True):
             assert same_bits(array, arrays[number_of(key)])
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 4}, {"batch_size": 4, "shuffle": True}, {}])
+def test_cut_and_missing_shards_are_skipped_and_counted(tmp_path: Path, options: dict[str, Any]) -> None:
+    path = write_dataset(tmp_path, [np.arange(i, i + 5) for i in range(60)])
+    cut = path / "train-00001-of-00003.tfrecord"
+    offset, _ = map(int, (path / "index/train-00001-of-00003.idx").read_text().splitlines()[17].split())
+    cut.write_bytes(cut.read_bytes()[: offset + 20])
+    damage(path, 4, "length")
+    (path / "train-00000-of-00003.tfrecord").unlink()
+    with pytest.warns(readers.DamageWarning) as caught:
+        dataset = readers.load_dataset(path, on_corrupt="skip", **options)
+    message = str(caught[0].message).splitlines()
+    assert message[0] == "24 damaged or missing records left out:"
+    assert message[1].startswith("  records 0 to 19 of ")
+    assert message[1].endswith("train-00000-of-00003.tfrecord at offset 0: No such file or directory")
+    assert "record 4 of" in message[2]
+    assert f"records 17 to 19 of {cut} at offset {offset}: the file ends at {offset + 20} bytes" in message[3]
+    expected = [i for i in range(20, 60) if i not in (24, 37, 38, 39)]
+    found = keys([*dataset])
+    assert (sorted(found) if "shuffle" in options else found) == expected
+    assert dataset.cardinality() == -(-len(expected) // options.get("batch_size", 1))
+
+
+def test_a_data_set_that_is_lost_is_empty(tmp_path: Path) -> None:
+    path = write_dataset(tmp_path, [np.arange(5)] * 6)
+    for shard in path.glob("*.tfrecord"):
+        shard.write_bytes(b"")
+    with pytest.warns(readers.DamageWarning, match="6 damaged or missing records"):
+        assert not list(readers.load_dataset(path, on_corrupt="skip", batch_size=4))
 
 
 def test_sound_shards_warn_of_nothing(tmp_path: Path) -> None:

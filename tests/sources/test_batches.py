@@ -13,8 +13,9 @@ from arrays import write_npy
 
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.options import Options, parse_sources
+from npy2tfrecord.planning.fingerprint import names_hash
 from npy2tfrecord.sources import headers
-from npy2tfrecord.sources.finder import collect, find, names_hash
+from npy2tfrecord.sources.finder import collect, find
 from npy2tfrecord.sources.headers import FileHeaders, Task
 from npy2tfrecord.sources.scanner import scan_files
 

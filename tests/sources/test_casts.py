@@ -19,7 +19,7 @@ from hypothesis.extra import numpy as hnp
 
 import npy2tfrecord
 from npy2tfrecord.errors import InputError, UsageError
-from npy2tfrecord.formats.npy import EXTENSION_NAMES, SUPPORTED_NAMES, dtype_from_name
+from npy2tfrecord.formats.dtypes import EXTENSION_NAMES, SUPPORTED_NAMES, dtype_from_name
 from npy2tfrecord.sources.cast import Cast
 from npy2tfrecord.writing import shard_writer
 

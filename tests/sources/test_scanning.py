@@ -15,11 +15,14 @@ import pytest
 from arrays import npy_header, values_of, write_npy
 from converted import Command, read_back
 from disorder import shuffle_directories
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import npy2tfrecord
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError, UsageError
-from npy2tfrecord.planning.feature_summary import make_histogram
+from npy2tfrecord.planning import feature_summary
+from npy2tfrecord.planning.feature_summary import join_histograms, make_histogram
 
 ARRAY = np.arange(6, dtype="<f4").reshape(2, 3)
 
@@ -400,20 +403,36 @@ def test_sizes_and_histograms_are_those_of_the_arrays(tmp_path: Path, seed: int)
             assert list(histogram.sizes) == sorted(sizes)
 
 
-def test_histogram_of_many_sizes_has_quantiles_for_bins() -> None:
+def test_histogram_of_many_sizes_has_bins_of_about_the_same_width_in_relation() -> None:
     rng = np.random.default_rng(0)
     sizes, counts = np.unique(rng.zipf(1.5, 100_000) % 10_000, return_counts=True)
     assert len(sizes) > 1000
     histogram = make_histogram(sizes, counts)
     assert len(histogram.sizes) == len(histogram.counts) <= 256
+    assert histogram.bits == 5
     assert list(histogram.sizes) == sorted(set(histogram.sizes))
-    assert sum(histogram.counts) == counts.sum()
     assert histogram.sizes[-1] == sizes[-1]
     lower = -1
     for size, count in zip(histogram.sizes, histogram.counts, strict=True):
-        assert count == counts[(sizes > lower) & (sizes <= size)].sum()
-        assert count <= counts.sum() / 256 * 2 + counts[sizes == size].sum()
+        there = (sizes > lower) & (sizes <= size)
+        assert count == counts[there].sum()
+        assert sizes[there][0] >= size * (1 - 1 / 2**4)
         lower = size
+
+
+@settings(max_examples=200)
+@given(
+    sizes=st.lists(st.integers(0, 2**63 - 1) | st.integers(0, 3000), min_size=1, max_size=1500, unique=True),
+    cut=st.integers(0, 1500),
+    most=st.integers(2, 256),
+)
+def test_histogram_of_a_whole_follows_from_those_of_its_parts(sizes: list[int], cut: int, most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_summary, "MAX_HISTOGRAM_BINS", max(most, 64))  # one bit makes up to 64 bins
+        whole = make_histogram(np.array(sorted(sizes)), np.ones(len(sizes), dtype=np.int64))
+        parts = [part for part in (sizes[:cut], sizes[cut:]) if part]
+        made = [make_histogram(np.array(sorted(part)), np.ones(len(part), dtype=np.int64)) for part in parts]
+        assert join_histograms(made) == whole
 
 
 def test_scan_reads_nothing_but_headers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from npy2tfrecord.formats.npy import SUPPORTED_NAMES
+from npy2tfrecord.formats.dtypes import SUPPORTED_NAMES
 
 DTYPES = SUPPORTED_NAMES
 RANKS = range(33)

@@ -101,6 +101,17 @@ def _brats(root: Path) -> None:
         save(root / "brats", {f"{case}/{case}_seg": rng.choice([0, 1, 2, 4], (12, 12, 8)).astype(np.uint8)})
 
 
+def _sleep(root: Path) -> None:
+    """Nights of EEG at 100 Hz: two channels, and a sleep stage for each 30 seconds."""
+    rng = _rng()
+    for subject, epochs in ((1, 6), (2, 10), (4, 8)):
+        save(root / "sleep" / "eeg", {f"SC4{subject:02}1E0": rng.normal(size=(epochs * 3000, 2)).astype(np.float32)})
+        save(
+            root / "sleep" / "stages", {f"SC4{subject:02}1E0": rng.integers(0, 5, epochs).repeat(3000).astype(np.uint8)}
+        )
+    (root / "sleep" / "splits.csv").write_text("key,split\nSC4011E0,train\nSC4021E0,train\nSC4041E0,test\n")
+
+
 def _patients(root: Path) -> None:
     """Scans with the patient and the finding in the file's name."""
     rng = _rng()
@@ -139,6 +150,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "CIFAR-10-C": _corruptions,
     "nnU-Net": _nnunet,
     "BraTS": _brats,
+    "EEG in windows": _sleep,
     "Folds by patient": _patients,
     "Frames in order": _frames,
     "Numbers to be predicted": _regression,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,6 +117,7 @@ def test_none_for_complex_numbers_and_null_where_nothing_is_finite(tmp_path: Pat
     np.save(tmp_path / "n.npy", np.full((4, 1), np.nan))
     convert(tmp_path / "n.npy", tmp_path / "n", stats=True)
     stats = json.loads((tmp_path / "n" / "manifest.json").read_text())["features"]["array"]["stats"]
+    assert stats.pop("sums") == [["0p0", "0p0"]]
     assert stats == {"count": [0], "min": [None], "max": [None], "mean": [None], "std": [None], "nan": [4], "inf": [0]}
 
 
@@ -133,7 +135,7 @@ def test_arrays_without_a_value(tmp_path: Path) -> None:
 def test_a_large_mean_does_not_drown_the_deviation() -> None:
     values = np.random.default_rng(0).standard_normal(200_000) + 1e9
     seen = Moments(1)
-    seen.add(values)
+    seen.add(values[None], 1)
     assert seen.summary()["std"][0] == pytest.approx(values.std(), rel=1e-6)
 
 
@@ -144,16 +146,19 @@ def test_a_large_mean_does_not_drown_the_deviation() -> None:
     block=st.integers(1, 64),
 )
 @example(values=np.full(3, np.finfo(np.float64).max), cut=0, block=1)  # a rounded mean is above
+@example(values=np.array([1, -1, -1]) * np.finfo(np.float64).max, cut=0, block=8)  # a difference overflows
 def test_any_division_into_blocks_and_parts(values: np.ndarray, cut: int, block: int) -> None:
     whole, left, right = Moments(1), Moments(1), Moments(1)
     original = statistics._BLOCK_VALUES
     statistics._BLOCK_VALUES = block
     try:
-        left.add(values[:cut])
-        right.add(values[cut:])
+        left.add(values[None, :cut], 1)
+        right.add(values[None, cut:], 1)
     finally:
         statistics._BLOCK_VALUES = original
-    whole.add(values)
+    whole.add(values[None], 1)
+    again = Moments.of_states([left.state(), right.state()])
+    assert again.state() == Moments.of_states([again.summary()]).state()
     joined = Moments.of_states([left.state(), right.state()]).summary()
     expected = whole.summary()
     for name in ("count", "min", "max", "nan", "inf"):
@@ -163,3 +168,30 @@ def test_any_division_into_blocks_and_parts(values: np.ndarray, cut: int, block:
         scale = float(np.abs(finite).max())
         assert joined["mean"][0] == pytest.approx(expected["mean"][0], rel=1e-9, abs=1e-11 * scale)
         assert joined["std"][0] == pytest.approx(expected["std"][0], rel=1e-6, abs=1e-8 * scale)
+
+
+@settings(max_examples=60)
+@given(
+    values=hnp.arrays(st.sampled_from([np.float32, np.float64, np.int64]), st.tuples(st.integers(1, 40), st.just(12))),
+    order=st.randoms(use_true_random=False),
+    channels=st.sampled_from([(1, 1), (1, 3), (3, 3)]),
+)
+def test_any_order_of_records_and_any_division_gives_the_same_to_the_last_bit(
+    values: np.ndarray, order: Any, channels: tuple[int, int]
+) -> None:
+    count, own = channels
+    whole = Moments(count)
+    whole.add(values, own)
+    rows = list(range(len(values)))
+    order.shuffle(rows)
+    parts = [Moments(own), Moments(own)]
+    for row in rows:
+        part = parts[order.random() < 0.5]
+        if order.random() < 0.5:
+            part.add(values[row][None], own)
+        else:
+            cut = order.choice([0, 3, 6, 12])
+            part.add_piece(values[row][:cut], own)
+            part.add_piece(values[row][cut:], own)
+            part.end_record(own)
+    assert Moments.of_states((part.state() for part in parts), count).summary() == whole.summary()
