@@ -201,9 +201,9 @@ def commands(name: str, profile: Profile, places: Places) -> dict[str, Any]:
         return [sys.executable, THREADS, source, exported]
 
     pairs = {
-        "scan": ([OURS, "scan", source, "--quiet"], reading()),
-        "verify --source": ([OURS, "verify", places.out, "--source", source, "--quiet"], reading()),
-        "export": ([OURS, "export", places.out, exported, "--quiet"], writing()),
+        "scan": ([OURS, "scan", source], reading()),
+        "verify --source": ([OURS, "verify", places.out, "--source", source], reading()),
+        "export": ([OURS, "export", places.out, exported], writing()),
     }
     found: dict[str, Any] = {"milliseconds": COMMANDS_DELAY, "files": len(paths_of(os.fspath(source)))}
     for title, (ours, threads) in pairs.items():
