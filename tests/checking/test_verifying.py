@@ -400,17 +400,20 @@ def test_reading_by_number_takes_no_whole_records_in_other_places(kind: str, out
     ],
 )
 def test_a_pipe_does_not_hang_the_readers(part: str, reader: str, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import readers
     from readers.shards import presence
 
     file = manifest_parsing.load(out).splits["train"][0].file
     path = out / {"shard": file, "index": manifest.index_name(file), "keys": manifest.keys_name(file)}[part]
     path.unlink()
     os.mkfifo(path)
-    with pytest.raises(DamageError, match=f"{path.name}: not a regular file"):
+    skips = (reader, part) == ("skipping", "shard")  # a shard that can't be read is left out
+    said = f"{path.name}.*: not a regular file"
+    with pytest.warns(readers.DamageWarning, match=said) if skips else pytest.raises(DamageError, match=said):
         read_train(reader, out)
     # As if it were put there after the sizes had been looked at.
     monkeypatch.setattr(presence, "_problem", lambda *shard, **how: "")
-    with pytest.raises(DamageError, match=f"{path.name}: not a regular file"):
+    with pytest.warns(readers.DamageWarning, match=said) if skips else pytest.raises(DamageError, match=said):
         read_train(reader, out)
 
 

@@ -100,7 +100,7 @@ def test_pictures_with_masks(pictures: Path, tmp_path: Path, command: Command) -
 
 def test_masks_that_lack_are_said(pictures: Path, tmp_path: Path, command: Command) -> None:
     words = ("convert", f"image={pictures / 'image'}", f"mask={pictures / 'mask' / 'grey'}", tmp_path / "out")
-    command.refused(4, "have no mask", "have no image", "--missing skip", words=words, out=tmp_path / "out")
+    command.refused(4, "have no mask", "have no image", "--key-by", words=words, out=tmp_path / "out")
 
 
 def test_pictures_come_back(pictures: Path, tmp_path: Path) -> None:
