@@ -108,7 +108,7 @@ def test_files_of_packages_come_back_or_are_refused_by_name(tmp_path: Path, pack
             refused += 1
             continue
         if len(expected) > 64:
-            with pytest.raises(UsageError, match="more than 64 members.*--members"):
+            with pytest.raises(UsageError, match=r"more than 64 members.*--members"):
                 npy2tfrecord.convert(path, out)
             refused += 1
             continue
