@@ -157,7 +157,7 @@ class ArrayReader:
             self._read_turned(view, start)
         else:
             self._read_raw(view, start)
-        if not self._header.is_little_endian:
+        if view and not self._header.is_little_endian:
             part = self._header.dtype.itemsize // (2 if self._header.dtype.kind == "c" else 1)
             np.frombuffer(view, dtype=f"u{part}").byteswap(inplace=True)
 

@@ -65,6 +65,7 @@ class Moments:
         self.high: list[Any] = [None] * channels
         self.sums, self.squares = ExactSums(channels), ExactSums(channels)
         self._begun: list[np.ndarray] = []  # values of a record that are no whole block yet
+        self._begun_values = 0  # of all pieces in it
 
     def add(self, records: np.ndarray, own: int) -> None:
         """Take in records of one size: shape (records, values), where `own` channels alternate (the last axis).
@@ -82,18 +83,20 @@ class Moments:
     def add_piece(self, values: np.ndarray, own: int) -> None:
         """Take in the next values of a record that comes in pieces; `end_record` ends it."""
         self._begun.append(values.copy())
-        if sum(map(len, self._begun)) < _step(own):
+        self._begun_values += len(values)
+        if self._begun_values < _step(own):
             return
         begun = np.concatenate(self._begun)
         whole = len(begun) // _step(own) * _step(own)
         self.add(begun[None, :whole], own)
         self._begun = [begun[whole:]]
+        self._begun_values = len(begun) - whole
 
     def end_record(self, own: int) -> None:
         """Take in the last values of a record that came in pieces."""
         if self._begun:
             self.add(np.concatenate(self._begun)[None], own)
-        self._begun = []
+        self._begun, self._begun_values = [], 0
 
     def _add_block(self, block: np.ndarray) -> None:
         """Take in values of shape (records, positions, channels)."""

@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import pytest
 from reading_data import write_dataset
 
 import readers
+from readers.manifests import PlacedShard
 
 tf = pytest.importorskip("tensorflow")
 
@@ -117,6 +119,8 @@ def test_every_fault_ends_every_pipeline(name: str, shards: int, tmp_path: Path)
     shard = broken / f"train-{shards // 2:05d}-of-{shards:05d}.tfrecord"
     dataset = readers.load_dataset(broken, **PIPELINES[name])
     for fault in [*FAULTS, cut_behind_a_record]:
+        if PIPELINES[name].get("cache"):  # an epoch that a fault ended leaves a part of a cache behind
+            dataset = readers.load_dataset(broken, **PIPELINES[name])
         fault(shard)
         error = read_within_limit(dataset)
         assert isinstance(error, tf.errors.OpError), (fault, error)
@@ -173,8 +177,8 @@ def test_a_file_system_that_tensorflow_does_not_know(
     from readers.pipeline import shard_records
 
     class Elsewhere(shard_records.ShardRecords):
-        def __init__(self, directory: str, *rest: Any) -> None:
-            super().__init__("unknown://bucket", *rest)
+        def __init__(self, shards: Sequence[PlacedShard], *rest: Any) -> None:
+            super().__init__([replace(shard, directory="unknown://bucket") for shard in shards], *rest)
 
     path = write_dataset(tmp_path, arrays())
     monkeypatch.setattr(shard_records, "ShardRecords", Elsewhere)
@@ -217,6 +221,7 @@ import ctypes, json, sys
 sys.path[:0] = sys.argv[2:4]
 from test_unreadable_shards import ERRORS, PIPELINES, read_within_limit
 import readers
+from readers.manifests import PlacedShard
 path = sys.argv[1]
 fail = ctypes.CDLL(None).fail_files
 for name in json.loads(sys.argv[4]):
