@@ -1,6 +1,7 @@
 # What convert-tree and convert-new share: options, places, the lock, the log, signals, and a run of npy2tfrecord.
 # They set `usage`, the function `own_option`, and the name `me`.
 # shellcheck shell=bash
+# shellcheck disable=SC2034,SC2154 # the scripts that source this set and use these names
 
 fail() {
     printf '%s: %s\n' "$me" "$1" >&2
