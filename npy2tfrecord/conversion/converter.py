@@ -16,7 +16,6 @@ from npy2tfrecord.conversion.resume import (
     Entries,
     check_begun,
     check_repairable,
-    check_rewritten,
     check_same,
     kept_shards,
     lost_shards,
@@ -253,18 +252,20 @@ class Conversion:
                 return part_manifest(planned, mine, fingerprint, self.options, self._base)
             return self._manifest(planned, whole, fingerprint)
         with self._workspace_taken():
+            self._begin_or_resume(planned, fingerprint)
             if earlier is None and not self.overwrite and (other := workspace.found_manifest()):
-                self._check_same(other, fingerprint)  # another run was faster
-                workspace.finish({})
+                try:  # another run was faster; without a lock that is certain only now
+                    self._check_same(other, fingerprint)
+                finally:
+                    workspace.finish({}, {})
                 self.was_complete = True
                 return other
-            self._begin_or_resume(planned, fingerprint)
             entries = self._write_shards(planned, earlier, damaged)
             if earlier is None:
                 made = self._manifest(planned, entries, fingerprint)
             else:
                 made = repaired_manifest(earlier, entries)
-            workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()})
+            workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()}, entries)
             return made
 
     def _run_part(self, batches: Iterable[Batch], damaged: frozenset[str]) -> Manifest:
@@ -360,16 +361,16 @@ class Conversion:
 
     def _lost(self, manifest: Manifest, damaged: frozenset[str]) -> bool:
         """Whether any shard of a finished conversion must be written again."""
-        return bool(damaged or lost_shards(self.workspace.out, manifest, self.workspace.entries()))
+        return bool(damaged or lost_shards(self.workspace, manifest))
 
     def _complete(self, manifest: Manifest) -> Manifest:
         """Nothing is left to do, except perhaps the last step of a run that was killed at it."""
         self.was_complete = True
-        if os.path.isdir(self.workspace.path):
+        if self.workspace.has_leftovers:
             with _output_errors(self.workspace.out):
                 self.workspace.open()
                 try:
-                    self.workspace.finish({})
+                    self.workspace.finish({}, {})
                 finally:
                     self.workspace.close()
         return manifest
@@ -414,20 +415,19 @@ class Conversion:
         if self._part is not None:
             sizes = {file: sizes[file] for file in planned.files_of_part(*self._part)}
         candidates = {file: entry for file, entry in written.items() if file not in damaged and file in sizes}
-        entries = kept_shards(workspace.out, planned, candidates, options, self._jobs)
+        entries = kept_shards(workspace, planned, candidates, options, self._jobs)
         missing = sizes.keys() - entries.keys()
         if missing and self._part is None and len(counts := workspace.part_counts()) == 1:
             (count,) = counts
             numbers = {i % count + 1 for i, file in enumerate(planned.files) if file in missing}
             self.unfinished_parts = tuple(sorted(numbers)), count
         size = sum(sizes[file] for file in missing)
+        jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_reads()), max(1, len(missing)))
         if options.compression == "none":
-            workspace.check_space(size + _BESIDE_BYTES * len(planned.record_sizes))
+            beside = _BESIDE_BYTES * len(planned.record_sizes)
+            at_once = sum(sorted(sizes[file] for file in missing)[-jobs:])
+            workspace.check_space(size + beside, min(size, at_once) + beside)
         total, done = sum(sizes.values()), sum(sizes[file] for file in entries)
-
-        def check(entry: ShardEntry) -> None:
-            if entry.file in before:
-                check_rewritten(workspace.out, entry.shard, before[entry.file])
 
         def take(entry: ShardEntry) -> None:
             nonlocal done
@@ -441,8 +441,8 @@ class Conversion:
 
         report()
         planned = self._prepare(planned, missing)
-        jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_reads()), max(1, len(missing)))
-        write_all(planned, set(missing), workspace, options, jobs, check, take, report)
+        replaced = {file: before[file] for file in missing if file in before}
+        write_all(planned, set(missing), workspace, options, jobs, replaced, take, report)
         report()
         return entries
 

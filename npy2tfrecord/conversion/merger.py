@@ -198,7 +198,7 @@ class Merge(Conversion):
                 tasks.append((shard, size, paths[number]))
         if tasks:
             size = sum(size for _, size, _ in tasks)
-            self.workspace.check_space(size)
+            self.workspace.check_space(size, size)
             for _ in pool.run(unpack_shard, tasks, jobs=self._jobs(size, 0), backend=self.options.backend):
                 pass
         return replace(planned, paths=tuple(paths))
