@@ -89,7 +89,7 @@ class OutputPlace(Protocol):
     def stem(self, file: str) -> str:
         """The path of a shard while a worker writes it, without its suffix, on a disk."""
 
-    def writer(self, write: Write, options: Options, replaced: Mapping[str, ShardInfo]) -> Write:
+    def writer(self, write: Callable[..., ShardEntry], options: Options, replaced: Mapping[str, ShardInfo]) -> Write:
         """What a worker calls to have a shard written, given what writes it on this machine.
 
         `replaced` are the shards that are to be written again with the same records.

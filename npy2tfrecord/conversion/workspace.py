@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -247,7 +247,7 @@ class Workspace:
         """Whether there is something besides the data set."""
         return os.path.isdir(self.path)
 
-    def writer(self, write: Write, options: Options, replaced: Mapping[str, ShardInfo]) -> Write:
+    def writer(self, write: Callable[..., ShardEntry], options: Options, replaced: Mapping[str, ShardInfo]) -> Write:
         """What a worker calls to have a shard written, given what writes it on this machine."""
         return write if pool.is_local(options.backend) else partial(_write_alone, write)
 
