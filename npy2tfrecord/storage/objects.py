@@ -17,6 +17,7 @@ import os
 import random
 import re
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -353,7 +354,7 @@ class Prefix:
         deadline, pause = time.monotonic() + RETRY_SECONDS, _FIRST_PAUSE_SECONDS
         while True:
             try:
-                return attempt()
+                return _interruptibly(attempt)
             except UsageError:
                 raise
             except Exception as error:
@@ -362,6 +363,31 @@ class Prefix:
                 raise meaning
             time.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _interruptibly(function: Callable[[], Result]) -> Result:
+    """What `function` returns, while this thread can hear signals.
+
+    Python runs handlers of signals in the main thread, between two steps of the interpreter. In obstore there are none
+    until a request has ended, which may take a minute.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # also a panic of Rust's
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # an interrupted one doesn't keep the process
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors.pop()
+    return results.pop()
 
 
 class _IncompleteError(OSError):
@@ -419,7 +445,7 @@ def _meaning(error: Exception, url: str, scheme: str) -> tuple[OSError, bool]:
         return PermissionError(errno.EACCES, f"the server denies it{code}", url), False
     if isinstance(error, exceptions.UnauthenticatedError) or status == 401:
         return PermissionError(errno.EACCES, f"the server does not accept the credentials{code}", url), False
-    if status == 416:
+    if status == 416 or "StartTooLarge" in text:
         return _BeyondEndError(errno.EINVAL, "the range begins behind its end", url), False
     if isinstance(error, exceptions.NotSupportedError) or status == 501:
         return OSError(errno.ENOTSUP, f"the store cannot do it{code}", url), False
@@ -444,7 +470,8 @@ def _meaning(error: Exception, url: str, scheme: str) -> tuple[OSError, bool]:
 
 # --- clients -----------------------------------------------------------------------------------------------
 
-_clients: dict[tuple[str, str], Any] = {}
+_VARIABLES = {"s3": ("AWS_",), "gs": ("GOOGLE_",), "az": ("AZURE_",)}
+_clients: dict[tuple[str, str, tuple[tuple[str, str], ...]], Any] = {}
 _clients_of = 0  # the process that made them
 
 
@@ -465,12 +492,14 @@ def _check_available() -> None:
 
 
 def _store(prefix: Prefix) -> Any:
-    """obstore's client of a bucket, made once in a process."""
+    """obstore's client of a bucket, made once in a process, and again when the environment says something else."""
     global _clients_of
-    key = prefix.scheme, prefix.bucket
+    scheme, bucket = prefix.scheme, prefix.bucket
+    names = _VARIABLES[scheme]
+    key = scheme, bucket, tuple(pair for pair in os.environ.items() if pair[0].startswith(names))
     if (client := _clients.get(key)) is None:
         _clients_of = os.getpid()
-        client = _clients[key] = _make_store(*key)
+        client = _clients[key] = _make_store(scheme, bucket)
     return client
 
 
@@ -496,7 +525,10 @@ def _make_store(scheme: str, bucket: str) -> Any:
     retries = {
         "max_retries": _CLIENT_RETRIES,
         "retry_timeout": timedelta(seconds=_CLIENT_RETRY_SECONDS),
-        "backoff": {"max_backoff": timedelta(seconds=_LONGEST_PAUSE_SECONDS)},
+        "backoff": {
+            "init_backoff": timedelta(seconds=_FIRST_PAUSE_SECONDS),
+            "max_backoff": timedelta(seconds=_LONGEST_PAUSE_SECONDS),
+        },
     }
     try:
         return kinds[scheme](bucket, config=config, client_options=options, retry_config=retries)
