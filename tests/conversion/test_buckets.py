@@ -267,13 +267,53 @@ def test_a_store_that_creates_twice_is_refused(
         assert contents(url) == whole
 
 
+def test_parts_need_nothing_but_the_bucket(s3: ObjectServer, source: Path, whole: Contents, tmp_path: Path) -> None:
+    url = new_place(s3)
+    runs = [
+        subprocess.Popen(
+            words(source, url, "--part", f"{number}/3", "--scratch", tmp_path / str(number)), stdout=subprocess.DEVNULL
+        )
+        for number in (1, 2)
+    ]
+    assert [run.wait(timeout=60) for run in runs] == [0, 0]
+    made = npy2tfrecord.convert(source, url, num_shards=SHARDS, part="3/3")
+    assert [shard.file for shard in made.shards] == ["train-00002-of-00005.tfrecord"]
+    there = contents(url)
+    assert "manifest.json" not in there
+    shards = {name for name in there if name.endswith(".tfrecord")}
+    assert shards == {name for name in whole if name.endswith(".tfrecord")}
+    etags = {info.name: info.etag for info in Prefix(url).list_objects() if info.name in shards}
+    npy2tfrecord.convert(source, url, num_shards=SHARDS)
+    assert contents(url) == whole
+    assert etags == {info.name: info.etag for info in Prefix(url).list_objects() if info.name in shards}
+    assert npy2tfrecord.convert(source, url, num_shards=SHARDS, part="1/3").examples == 100
+
+
+def test_a_part_without_whole_sources_leaves_nothing(command: Command, s3: ObjectServer, tmp_path: Path) -> None:
+    save(tmp_path / "in", {"a": np.arange(3), "b": np.arange(3.0)})
+    url = new_place(s3)
+    command.refused(4, "dtype", words=("convert", "--part", "1/2", tmp_path / "in", url))
+    assert contents(url) == {}
+
+
+def test_workers_of_a_cluster_have_scratch_of_their_own(
+    s3: ObjectServer, source: Path, whole: Contents, tmp_path: Path
+) -> None:
+    url = new_place(s3)
+    subprocess.run(
+        words(source, url, "--backend", "dask", "--jobs", 2, "--scratch", tmp_path / "scratch"),
+        check=True, stdout=subprocess.DEVNULL, timeout=120,
+    )  # fmt: skip
+    assert contents(url) == whole
+    assert list(tmp_path.joinpath("scratch").iterdir()) == []
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("code", "expected", "options"),
     [
-        (2, "part can't write to a bucket yet", ("--part", "1/2", "SOURCE", "s3://bucket/x")),
         (2, "scratch and assume_single_writer go with an output in a bucket", ("--scratch", ".", "SOURCE", "out")),
         (2, "s3:// is not supported; expected a path on this machine", ("s3://bucket/x", "out")),
         (2, "expected no empty part", ("SOURCE", "s3://bucket/a//b")),
