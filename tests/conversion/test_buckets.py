@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from converted import Command, save
-from fault_proxy import BUSY, CUT, LOST, PASS, RESET, FaultProxy, proxied
+from fault_proxy import BUSY, CUT, LOST, PASS, RESET, FaultProxy, Request, proxied
 from faults import tree
 from object_servers import ObjectServer
 
@@ -251,6 +252,46 @@ def test_of_two_plans_one_is_refused(s3: ObjectServer, source: Path, tmp_path: P
         codes = [run.returncode for run in runs]
         assert sorted(codes) == [0, 6], said
         assert contents(url) == expected[codes.index(0)]
+
+
+def _convert_disturbed(server: ObjectServer, source: Path, url: str, name: str, data: bytes) -> list[str]:
+    """Convert to `url`, while another one puts an object before the list that shows all shards; the requests after."""
+    import obstore
+
+    since: list[int] = []
+
+    def fault(request: Request) -> str:
+        is_list = re.search("list-type|comp=list", request.path)
+        if not since and is_list and any("00004-of-00005.tfrecord" in each.path for each in proxy.requests):
+            since.append(request.number)
+            obstore.put(server.store(), f"{Prefix(url).path}/{name}", data)
+        return PASS
+
+    with proxied(server) as proxy, pytest.MonkeyPatch.context() as patch:
+        proxy.server.use(patch)
+        proxy.fault = fault
+        npy2tfrecord.convert(source, url, num_shards=SHARDS, jobs=1)
+        return [request.path for request in proxy.requests[since[0] :]]
+
+
+def test_the_same_bytes_with_another_etag_are_read(azurite: ObjectServer, source: Path, whole: Contents) -> None:
+    url, shard = new_place(azurite), "train-00001-of-00005.tfrecord"
+    asked = _convert_disturbed(azurite, source, url, shard, whole[shard])
+    assert any(shard in path for path in asked)
+    with pytest.MonkeyPatch.context() as patch:
+        azurite.use(patch)
+        assert contents(url) == whole
+
+
+def test_other_bytes_in_a_shard_keep_the_manifest_away(s3: ObjectServer, source: Path, whole: Contents) -> None:
+    url, shard = new_place(s3), "train-00001-of-00005.tfrecord"
+    for data in (whole[shard][:-1], whole[shard][:-1] + b"x"):
+        with pytest.raises(OutputError, match=f"{shard} is not there as it was put"):
+            _convert_disturbed(s3, source, url, shard, data)
+        Prefix(url).delete(["train-00004-of-00005.tfrecord"])
+        assert "manifest.json" not in contents(url)
+    npy2tfrecord.convert(source, url, num_shards=SHARDS)
+    assert contents(url) == whole
 
 
 def test_a_store_that_creates_twice_is_refused(
