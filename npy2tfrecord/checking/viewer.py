@@ -37,6 +37,11 @@ class View:
     label: str | None
     arrays: Mapping[str, np.ndarray]
 
+    def __str__(self) -> str:
+        """`cats/001: array float32 (20, 80), label 0 (cats)`."""
+        arrays = ", ".join(f"{name} {array.dtype.name} {array.shape}" for name, array in self.arrays.items())
+        return f"{display(self.key)}: {arrays}" + (f", label {self.label}" if self.label is not None else "")
+
     def to_json(self) -> dict[str, Any]:
         """What `show --json` prints: all but the values."""
         return {
