@@ -37,7 +37,18 @@ LAYERS = (
 # The same for the readers; all other modules are the functions for callers, on top.
 READER_LAYERS = ({"manifests", "options", "outputs", "splits", "windows"}, {"shards"}, {"pipeline"})
 # What these use of the converter.
-READERS_USE = {"errors", "syscalls", "paths", "formats", "storage", "options", "sources", "planning", "conversion"}
+READERS_USE = {
+    "errors",
+    "syscalls",
+    "paths",
+    "formats",
+    "storage",
+    "options",
+    "sources",
+    "planning",
+    "conversion",
+    "checking",
+}
 
 
 def modules(package: str) -> list[Path]:

@@ -169,3 +169,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_plot(parser: argparse.ArgumentParser, what: str) -> None:
     """`--plot FILE`."""
     parser.add_argument("--plot", metavar="FILE", default=None, help=f"also draw a picture: {what} (.png, .svg, .pdf)")
+
+
+def add_html(parser: argparse.ArgumentParser) -> None:
+    """`--html FILE`."""
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        default=None,
+        help="also write a page with all of it, pictures included; opens from disk",
+    )

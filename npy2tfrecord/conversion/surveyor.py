@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -47,6 +47,7 @@ class ScanReport:
     shapes: Mapping[str, tuple[int, ...]]
     obstacle: str
     inversion: tuple[bytes, bytes] | None
+    joined: Examples | None = field(repr=False, compare=False)  # all of them, so that some can be read
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -131,6 +132,7 @@ def scan(
         shapes={} if examples is None else _shapes(examples, 0),
         obstacle=obstacle,
         inversion=None if examples is None else first_inversion(examples),
+        joined=examples,
     )
 
 
