@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": "check every byte of a converted data set",
     "export": "back to .npy files",
     "merge": "converted data sets into one, or one into other shards",
+    "demo": "small sets of arrays to try things on",
     "completion": "the script that completes this command in a shell",
 }
 
