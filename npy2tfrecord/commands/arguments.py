@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from npy2tfrecord.commands import colors
+
 _COLUMNS = 80
 
 EXIT_CODES = """\
@@ -53,8 +55,16 @@ def make_parser(name: str) -> argparse.ArgumentParser:
     command = load(name)
     parser = _empty_parser(name, command, add_help=True)
     command.add_arguments(parser)
-    command.add_options(parser)
+    add_options(command, parser)
     return parser
+
+
+def add_options(command: Command, parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command, and those that every command has."""
+    command.add_options(parser)
+    parser.add_argument(
+        "--color", choices=colors.CHOICES, default="auto", help="colors: where there is a terminal (auto), or not"
+    )
 
 
 def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
@@ -66,7 +76,7 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
     # argparse's own parse_intermixed_args drops the `--` between its two passes, so the passes are made here.
     command = load(name)
     options = _empty_parser(name, command, add_help=False)
-    command.add_options(options)
+    add_options(command, options)
     arguments, others = options.parse_known_args(_with_expressions_joined(words[:end]))
     return make_parser(name).parse_args([*others, *words[end:]], arguments)
 
@@ -156,9 +166,15 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", default=False, help="replace the data set that is in OUT")
     add("--no-fsync", dest="fsync", action="store_false", help="do not wait until the disk has the data")
     add("--read-back", action="store_true", help="read each shard back from the disk before it counts as written")
+    add_progress(parser)
+    add_json(parser)
+
+
+def add_progress(parser: argparse.ArgumentParser) -> None:
+    """`--quiet` and `--progress`."""
+    add = parser.add_argument
     add("--quiet", "-q", action="store_true", default=False, help="show no progress")
     add("--progress", choices=("auto", "json"), default="auto", help="a bar on a terminal, or a line of JSON a second")
-    add_json(parser)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
