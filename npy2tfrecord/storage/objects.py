@@ -83,9 +83,11 @@ class Prefix:
     """A place in a bucket, as a directory is one on a disk: `url` is `s3://bucket` or `s3://bucket/a/b`.
 
     It holds no connection and may be sent to any process. Names are relative to it, with `/` between their parts.
+    `creates` is whether the store refuses to create an object that is there.
     """
 
     url: str
+    creates: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", bucket_url(self.url))
@@ -109,7 +111,7 @@ class Prefix:
 
     def below(self, name: str) -> Prefix:
         """The prefix of this name below."""
-        return Prefix(self.at(name))
+        return Prefix(self.at(name), self.creates)
 
     def _key(self, name: str) -> str:
         return f"{self.path}/{name}" if self.path else name
@@ -128,6 +130,22 @@ class Prefix:
         for page in obstore.list(_store(self), where or None, chunk_size=_LIST_PAGE):
             found += [_info(meta, meta["path"][start:]) for meta in page]
         return sorted(found, key=lambda info: info.name)
+
+    def first_names(self, number: int, *, outside: str) -> list[str]:
+        """The names of up to `number` objects that don't begin with `outside`, without listing all that there are."""
+        import obstore
+
+        start = len(self.path) + 1 if self.path else 0
+
+        def list_some() -> list[str]:
+            found: list[str] = []
+            for page in obstore.list(_store(self), self.path or None, chunk_size=_LIST_PAGE):
+                found += [name for meta in page if not (name := meta["path"][start:]).startswith(outside)]
+                if len(found) >= number:
+                    break
+            return found[:number]
+
+        return self._retried(self.url, list_some)
 
     def head(self, name: str) -> ObjectInfo:
         """What the store says about one object. Raises `FileNotFoundError` where there is none."""
@@ -229,7 +247,11 @@ class Prefix:
         url = self.at(name)
 
         def create() -> ObjectInfo:
+            if not self.creates and not self._is_there(name):
+                return self.put(name, data)
             try:
+                if not self.creates:
+                    raise AlreadyExistsError
                 result = obstore.put(_store(self), self._key(name), data, mode="create", use_multipart=False)
             except AlreadyExistsError:
                 pass
@@ -248,6 +270,13 @@ class Prefix:
             return info
 
         return self._retried(url, create)
+
+    def _is_there(self, name: str) -> bool:
+        try:
+            self.head(name)
+        except FileNotFoundError:
+            return False
+        return True
 
     def refuses_second(self, name: str) -> bool:
         """Whether the store refuses to create an object that is there. `name` is free before and after."""
