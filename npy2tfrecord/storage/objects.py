@@ -5,18 +5,22 @@ them is ever in a message of ours. What a server refuses is an `OSError`, as a f
 URL as its file name.
 
 A client belongs to the process that made it: obstore's threads don't survive a fork, and a forked child would wait for
-them forever. A child that was forked before the first request is fine, one that was forked later gets a `UsageError`.
+them forever. A child that was forked after the first request loads obstore once more, as worker processes of a
+DataLoader must.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import json
 import os
 import random
 import re
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -119,8 +123,7 @@ class Prefix:
         return self._retried(self.url, partial(self._list, below))
 
     def _list(self, below: str) -> list[ObjectInfo]:
-        import obstore
-
+        obstore = _obstore()
         start = len(self.path) + 1 if self.path else 0
         where = self._key(below).strip("/") if below else self.path
         found: list[ObjectInfo] = []
@@ -130,8 +133,7 @@ class Prefix:
 
     def first_names(self, number: int, *, outside: str) -> list[str]:
         """The names of up to `number` objects that don't begin with `outside`, without listing all that there are."""
-        import obstore
-
+        obstore = _obstore()
         start = len(self.path) + 1 if self.path else 0
 
         def list_some() -> list[str]:
@@ -146,8 +148,7 @@ class Prefix:
 
     def head(self, name: str) -> ObjectInfo:
         """What the store says about one object. Raises `FileNotFoundError` where there is none."""
-        import obstore
-
+        obstore = _obstore()
         return _info(self._retried(self.at(name), lambda: obstore.head(_store(self), self._key(name))), name)
 
     # --- reading
@@ -161,7 +162,7 @@ class Prefix:
 
     def read_found(self, name: str, *, limit: int, etag: str | None = None) -> tuple[bytes, ObjectInfo]:
         """The same, with what the store says about the object, in one request."""
-        import obstore
+        obstore = _obstore()
 
         def read() -> tuple[bytes, ObjectInfo]:
             result = obstore.get(_store(self), self._key(name), options=_matching(etag))
@@ -180,8 +181,7 @@ class Prefix:
 
         With an `etag`, raises `ChangedObjectError` where the object has another one.
         """
-        import obstore
-
+        obstore = _obstore()
         if end <= start:
             return memoryview(b"")
         options: Any = {**_matching(etag), "range": (start, end)}
@@ -240,7 +240,7 @@ class Prefix:
 
         One with these bytes is success: it may be our own, whose answer was lost.
         """
-        import obstore
+        obstore = _obstore()
         from obstore.exceptions import AlreadyExistsError
 
         url = self.at(name)
@@ -279,7 +279,7 @@ class Prefix:
 
     def refuses_second(self, name: str) -> bool:
         """Whether the store refuses to create an object that is there. `name` is free before and after."""
-        import obstore
+        obstore = _obstore()
         from obstore.exceptions import AlreadyExistsError
 
         def probe() -> bool:
@@ -302,7 +302,7 @@ class Prefix:
 
     def put(self, name: str, data: bytes) -> ObjectInfo:
         """Put an object, in the place of one that may be there."""
-        import obstore
+        obstore = _obstore()
 
         def put() -> ObjectInfo:
             return _put_info(obstore.put(_store(self), self._key(name), data, use_multipart=False), name, len(data))
@@ -314,8 +314,7 @@ class Prefix:
 
         A file of this size is always cut into the same parts: a store that makes ETags of parts gives the same one.
         """
-        import obstore
-
+        obstore = _obstore()
         size = os.stat(path).st_size
         part = _PART_BYTES * max(1, -(-size // (_PART_BYTES * _MOST_PARTS)))
 
@@ -334,8 +333,7 @@ class Prefix:
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete objects. One that isn't there is no error."""
-        import obstore
-
+        obstore = _obstore()
         wanted = list(names)
         if not wanted:
             return
@@ -350,7 +348,6 @@ class Prefix:
 
     def _retried(self, url: str, attempt: Callable[[], Result]) -> Result:
         """What `attempt` returns, made again after a pause as long as its errors are those that pass by themselves."""
-        _check_available()
         deadline, pause = time.monotonic() + RETRY_SECONDS, _FIRST_PAUSE_SECONDS
         while True:
             try:
@@ -473,22 +470,54 @@ def _meaning(error: Exception, url: str, scheme: str) -> tuple[OSError, bool]:
 _VARIABLES = {"s3": ("AWS_",), "gs": ("GOOGLE_",), "az": ("AZURE_",)}
 _clients: dict[tuple[str, str, tuple[tuple[str, str], ...]], Any] = {}
 _clients_of = 0  # the process that made them
+_loading = threading.Lock()
 
 
-def _check_available() -> None:
-    """Raise `UsageError` unless requests can be made in this process."""
+def _obstore() -> Any:
+    """The package, ready for requests in this process. Raises `UsageError` where that can't be."""
     if sys.version_info < (3, 11):
         raise UsageError("buckets need Python 3.11 or newer; copy the files to a disk, or mount the bucket")
+    if _clients_of not in (0, os.getpid()):
+        _load_again()
     try:
-        import obstore  # noqa: F401  whether it is there
+        import obstore
     except ImportError:
         raise UsageError("buckets need the package obstore: pip install 'npy2tfrecord[cloud]'") from None
-    if _clients_of not in (0, os.getpid()):
-        raise UsageError(
-            "this process was forked from one that has used buckets already, which obstore does not survive;"
-            " start processes with 'spawn' or 'forkserver' (multiprocessing_context of torch's DataLoader), or fork"
-            " them before the first use"
-        )
+    return obstore
+
+
+def _load_again() -> None:
+    """Load a second obstore, in a process that was forked from one that has used it.
+
+    The first one keeps its threads in static memory of its library: it takes those of the parent for its own, which
+    aren't here. A library from another file has static memory of its own. Loading it takes less than 0.1 s.
+    """
+    global _clients_of
+    with _loading:
+        if _clients_of in (0, os.getpid()):
+            return
+        first = {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "obstore"}
+        package = os.path.dirname(str(first["obstore"].__file__))
+        try:
+            with tempfile.TemporaryDirectory(prefix="npy2tfrecord-") as directory:
+                shutil.copytree(package, os.path.join(directory, "obstore"))
+                for name in first:
+                    del sys.modules[name]
+                sys.path.insert(0, directory)
+                try:
+                    for name in ("obstore", "obstore.exceptions", "obstore.store"):
+                        importlib.import_module(name)
+                finally:
+                    sys.path.remove(directory)
+        except (OSError, ImportError) as error:  # no room, or nothing may be executed there
+            sys.modules.update(first)
+            raise UsageError(
+                "this process was forked from one that has used buckets already, which obstore does not survive, and a"
+                f" second copy can't be loaded from {display(tempfile.gettempdir())} ({error}); start processes with"
+                " 'spawn' or 'forkserver' (multiprocessing_context of torch's DataLoader)"
+            ) from error
+        _clients.clear()
+        _clients_of = os.getpid()
 
 
 def _store(prefix: Prefix) -> Any:
