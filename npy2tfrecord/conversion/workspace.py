@@ -36,7 +36,7 @@ _OF_PART = re.compile(rf"({_JOURNAL}|{_LOCK})-(\d{{5}})-of-(\d{{5}})")
 _SHARD = re.compile(r".+-\d{5,7}-of-\d{5,7}\.tfrecord")
 OWN_MARK = "~"  # in a temporary name, between the stem and a random part for each worker's attempt at a shard
 _SHOWN = 3  # names of strangers, in a message
-NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt")
+NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt", "croissant.json")
 
 
 class Workspace:
