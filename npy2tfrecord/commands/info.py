@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 
+from npy2tfrecord.commands import colors
 from npy2tfrecord.commands.arguments import add_data_set, add_html, add_json, add_plot
 from npy2tfrecord.errors import display
 
@@ -45,5 +46,6 @@ def run(arguments: argparse.Namespace) -> int:
         print(text.manifest_text(manifest, display(arguments.out)))
         if arguments.shards:
             rows = [(s.file, text.count_text(s.examples, "example"), text.size_text(s.bytes)) for s in manifest.shards]
-            print(f"\nShards\n{text.table_text(rows)}")
+            print(f"\n{colors.heading('Shards')}\n{text.table_text(rows)}")
+        print("\n" + text.reading_text(manifest, arguments.out))
     return 0
