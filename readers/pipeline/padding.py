@@ -20,6 +20,7 @@ from readers.options import ReadOptions
 from readers.outputs import Structure
 from readers.pipeline import decoding, strategy
 from readers.pipeline.decoding import Decoder
+from readers.pipeline.transformations import map_elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +51,9 @@ def pad_batches(
         return tf.nest.pack_sequence_as(spec, values)
 
     paddings = tuple(_padding(part, output) for part, output in zip(flat_spec, outputs, strict=True))
-    plain = tf.autograph.experimental.do_not_convert
-    return (
-        dataset.map(plain(flatten))
-        .padded_batch(batch, padding_values=paddings, drop_remainder=drop)
-        .map(plain(restore), num_parallel_calls=strategy.PREFETCH_BATCHES)
-    )
+    flat = map_elements(dataset, flatten)
+    padded = flat.padded_batch(batch, padding_values=paddings, drop_remainder=drop)
+    return map_elements(padded, restore, parallel=strategy.PREFETCH_BATCHES)
 
 
 def _names(spec: Any, structure: Structure, key: str = "") -> Any:
