@@ -48,7 +48,9 @@ def map_elements(
         return dataset.map(tf.autograph.experimental.do_not_convert(function), **calls)
     variant, arguments = tf.data.experimental.to_variant(dataset), traced.arguments()
     if parallel == 1:
-        mapped = tf.raw_ops.MapDataset(input_dataset=variant, preserve_cardinality=True, **arguments)
+        # In the thread that asks: waking others for each operation takes longer than most of them.
+        here = {"use_inter_op_parallelism": False, "preserve_cardinality": True}
+        mapped = tf.raw_ops.MapDataset(input_dataset=variant, **here, **arguments)
     else:
         mapped = tf.raw_ops.ParallelMapDatasetV2(
             input_dataset=variant,
