@@ -109,7 +109,7 @@ def load_dataset(
     parts = splits.share(splits.left(parts, options.stops()), *options.worker_index())
 
     from readers.pipeline.builder import Builder
-    from readers.pipeline.decoding import make_decoder
+    from readers.pipeline.decoders import make_decoder
     from readers.pipeline.shard_records import ShardRecords
 
     used = features_used(manifest, columns)

@@ -83,7 +83,7 @@ def load_npy(
     parts = splits.share(splits.left(selection.parts, chosen.stops()), *chosen.worker_index())
 
     from readers.pipeline.builder import Builder
-    from readers.pipeline.decoding import make_decoder
+    from readers.pipeline.decoders import make_decoder
     from readers.pipeline.npy_records import NpyFiles
 
     count = sum(part.count for part in parts)

@@ -18,9 +18,10 @@ import tensorflow as tf
 from readers import splits
 from readers.options import ReadOptions
 from readers.outputs import LENGTH, Structure, columns_of, fill
+from readers.pipeline.batching import pad_batches
 from readers.pipeline.buckets import choose_buckets
-from readers.pipeline.decoding import SHAPE, Decoder, decode, decode_one, lengths
-from readers.pipeline.padding import pad_batches
+from readers.pipeline.decoders import Decoder
+from readers.pipeline.decoding import SHAPE, decode, decode_one, lengths
 from readers.pipeline.strategy import READ_AHEAD_BYTES, SORTED_BATCHES, Kind, Strategy
 from readers.pipeline.transformations import flat_map, interleave, map_elements
 from readers.splits import Part

@@ -14,7 +14,8 @@ import tensorflow as tf
 
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.planning.examples import Examples
-from readers.pipeline.decoding import SHAPE, Decoder
+from readers.pipeline.decoders import Decoder
+from readers.pipeline.decoding import SHAPE
 from readers.pipeline.transformations import flat_map, map_elements
 from readers.splits import Part
 

@@ -15,7 +15,8 @@ import tensorflow as tf
 
 from npy2tfrecord.formats.tfrecord import FRAME_BYTES
 from readers.manifests import PlacedShard
-from readers.pipeline.decoding import SHAPE, Decoder
+from readers.pipeline.decoders import Decoder
+from readers.pipeline.decoding import SHAPE
 from readers.pipeline.strategy import UNBUFFERED_BYTES
 from readers.pipeline.transformations import map_elements
 from readers.splits import Part
