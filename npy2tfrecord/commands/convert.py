@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.commands.arguments import (
+    BUCKET_OPTIONS,
     EXAMPLE_OPTIONS,
     RUNNING_OPTIONS,
     SELECTION_OPTIONS,
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 USAGE = "[options] SOURCE... OUT"
 DESCRIPTION = "Convert .npy and .npz files to sharded TFRecords. Run it again to resume where it stopped."
 
+NOTHING_WRITTEN = "Nothing is written; run it without --dry-run to write this."
+
 # Keywords of `npy2tfrecord.convert` that are options here.
 OPTIONS = (
     *SELECTION_OPTIONS,
@@ -32,7 +35,7 @@ OPTIONS = (
     *EXAMPLE_OPTIONS,
     *("missing", "labels", "label_by", "key_by", "stats"),
     *("split", "split_by", "shard_size", "num_shards", "sort", "shuffle", "seed", "compression"),
-    *("fsync", "read_back", "part"),
+    *("fsync", "read_back", "part", *BUCKET_OPTIONS),
     *RUNNING_OPTIONS,
 )
 
@@ -40,7 +43,7 @@ OPTIONS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the positional arguments."""
     add_sources(parser)
-    parser.add_argument("out", metavar="OUT", help="the directory to write")
+    parser.add_argument("out", metavar="OUT", help="the directory to write, or s3://, gs:// or az://BUCKET/PREFIX")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -87,11 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, and print the manifest or its summary."""
     from npy2tfrecord.commands.progress import shown_progress
     from npy2tfrecord.conversion.converter import Conversion
-    from npy2tfrecord.options import Options, parse_path
+    from npy2tfrecord.options import Options, parse_place
 
-    out = parse_path(arguments.out, "OUT")
+    out = parse_place(arguments.out, "OUT")
     options = Options(**given(arguments, OPTIONS))
-    with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
+    with shown_progress(arguments.progress, quiet=arguments.quiet, color=arguments.color) as progress:
         conversion = Conversion(arguments.sources, out, options, overwrite=arguments.overwrite, progress=progress)
         manifest = conversion.run(dry_run=arguments.dry_run)
     return print_result(conversion, manifest, arguments)
@@ -124,8 +127,7 @@ def print_result(conversion: Conversion, manifest: Manifest, arguments: argparse
             print("\n" + text.unfinished_parts_text(*conversion.unfinished_parts))
         if conversion.passed_over:
             print("\n" + text.passed_over_text(conversion.passed_over))
-        if not arguments.dry_run:
-            print("\n" + text.reading_text(manifest, out))
+        print("\n" + (NOTHING_WRITTEN if arguments.dry_run else text.reading_text(manifest, out)))
     if conversion.known is not None and not arguments.json:
         print(text.known_text(conversion.known))
     return 3 if manifest.skipped else 0
