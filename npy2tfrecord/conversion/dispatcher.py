@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import closing
 from functools import partial
-from secrets import token_hex
 from typing import Any
 
 from npy2tfrecord import syscalls
@@ -63,7 +63,7 @@ def write_all(
 
 def _write_alone(spec: ShardSpec | CopySpec, stem: str, **settings: Any) -> ShardEntry:
     """Write a shard on a cluster, which may give it to a second worker while a first, thought dead, still writes it."""
-    own = f"{stem}{OWN_MARK}{token_hex(4)}"
+    own = f"{stem}{OWN_MARK}{os.urandom(4).hex()}"
     entry = write_shard(spec, own, **settings)
     try:
         for suffix in (*BESIDE, ".shard"):

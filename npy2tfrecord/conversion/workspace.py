@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Iterable
 from dataclasses import asdict
@@ -51,7 +50,7 @@ class Workspace:
         self.path = os.path.join(out, DIRECTORY)
         self._sync = sync
         self._part = "" if part is None else f"{part[0]:05d}-of-{part[1]:05d}"
-        self._run = (f"{self._part}-" if self._part else "") + secrets.token_hex(8)
+        self._run = (f"{self._part}-" if self._part else "") + os.urandom(8).hex()
         self._lock = self._part_lock = -1
         self._begun: bytes | None = None  # the file of the plan that this run follows
         self._at_sudden_end = contextlib.ExitStack()

@@ -262,14 +262,12 @@ class _ShardWriter:
 
     def _ranges(self) -> Iterator[tuple[int, int]]:
         """Ranges of records that fit into a buffer together; a larger record is a range by itself."""
-        first, sizes = 0, self._sizes
-        while first < len(sizes):
-            last, room = first + 1, self._room - sizes[first]
-            while last < len(sizes) and sizes[last] <= room:
-                room -= sizes[last]
-                last += 1
+        ends = np.cumsum(self.spec.record_sizes)
+        first = start = 0
+        while first < len(ends):
+            last = max(first + 1, int(np.searchsorted(ends, start + self._room, side="right")))
             yield first, last
-            first = last
+            first, start = last, int(ends[last - 1])
 
     def _buffer(self, size: int) -> memoryview:
         """A buffer that nothing under way is in: of the two, the one that was not given last."""
@@ -301,8 +299,10 @@ class _ShardWriter:
                 self._requests.wait(each)
             else:
                 self._finish_spread(each, window)
-        data = self._data(window)
-        crcs = [crc32c(data[i]) if crc is None else crc for i, crc in enumerate(window.crcs)]
+        crcs = [crc for crc in window.crcs if crc is not None]
+        if len(crcs) < len(window.crcs):
+            pairs = zip(self._data(window), window.crcs, strict=True)
+            crcs = [crc32c(data) if crc is None else crc for data, crc in pairs]
         buffer, ends = window.buffer, window.ends
         scatter(buffer, ends - FOOT_BYTES, feet(crcs))
         left_out = self.bad.keys() & range(window.first, window.last)
