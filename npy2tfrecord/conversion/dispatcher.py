@@ -16,7 +16,7 @@ from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.plan import Plan, ShardSpec
 from npy2tfrecord.planning.records import CopySpec, MergePlan
-from npy2tfrecord.writing.shard_writer import ShardEntry, write_shard
+from npy2tfrecord.writing.shard_writer import ShardEntry, forget_buffers, write_shard
 
 
 def write_all(
@@ -59,12 +59,17 @@ def write_all(
             f"{error}, {where} (out of memory? try --jobs 1). {len(missing) - len(remaining)} other shards were"
             " written: run the same command again to resume"
         ) from None
+    finally:
+        forget_buffers()
 
 
 def _write_alone(spec: ShardSpec | CopySpec, stem: str, **settings: Any) -> ShardEntry:
     """Write a shard on a cluster, which may give it to a second worker while a first, thought dead, still writes it."""
     own = f"{stem}{OWN_MARK}{os.urandom(4).hex()}"
-    entry = write_shard(spec, own, **settings)
+    try:
+        entry = write_shard(spec, own, **settings)
+    finally:
+        forget_buffers()  # the process isn't ours
     try:
         for suffix in (*BESIDE, ".shard"):
             syscalls.rename(own + suffix, stem + suffix)

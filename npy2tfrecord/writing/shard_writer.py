@@ -26,7 +26,7 @@ from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.sources.array_reader import ArrayReader
 from npy2tfrecord.sources.table import unreadable
 from npy2tfrecord.storage.in_flight import Batch, InFlight, remember, remembered
-from npy2tfrecord.storage.kept import memory_of
+from npy2tfrecord.storage.kept import memory_of, new_memory
 from npy2tfrecord.storage.local import Ranges, WholeFiles, is_passing, patiently
 from npy2tfrecord.writing.record_layout import Forms, scatter
 from npy2tfrecord.writing.shard_copier import copy_shard
@@ -40,6 +40,8 @@ _WAITING_RECORDS = 256  # that such a buffer should hold, so that enough of them
 _PIECE_BYTES = 4 * 2**20  # of large values that are read at once, where storage waits
 _MOST_OPEN = 32  # files that are open at once so that many ranges of each can be under way
 LARGE_BUFFER_BYTES = 128 * 2**20  # the same where each time it is filled costs a pass over a whole file
+
+_spare: list[memoryview] = []  # buffers of earlier shards: new memory costs as much as reading into it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,11 @@ def write_shard(
     )
 
 
+def forget_buffers() -> None:
+    """Give back the memory that this process has kept for its next shards."""
+    _spare.clear()
+
+
 def encode_shard(
     spec: ShardSpec, sink: Sink, bad: dict[int, InputError], skip: bool, in_flight: int | None = None
 ) -> dict[str, Moments] | None:
@@ -221,7 +228,7 @@ class _ShardWriter:
         self._sizes: list[int] = spec.record_sizes.tolist()
         self._forms = Forms(spec)
         self._is_direct = all(None not in form.raws for form in self._forms.forms)
-        self._buffers = [memoryview(b""), memoryview(b"")]
+        self._buffers = [_spare.pop() if _spare else memoryview(b"") for _ in range(2)]
         self._values_bytes = bytearray()  # of one feature in a window, for statistics
 
     def write(self) -> None:
@@ -243,6 +250,7 @@ class _ShardWriter:
         finally:
             for window in under_way:
                 window.close()
+        _spare.extend(self._buffers)  # not after an error: something may still be read into them
 
     def _finish_all(self, windows: list[_Window], but: int = 0) -> None:
         while len(windows) > but:
@@ -273,7 +281,7 @@ class _ShardWriter:
         """A buffer that nothing under way is in: of the two, the one that was not given last."""
         self._buffers.reverse()
         if len(self._buffers[0]) < size:
-            self._buffers[0] = memoryview(bytearray(max(size, min(self._room, self.spec.size))))
+            self._buffers[0] = new_memory(max(size, min(self._room, self.spec.size)))
         return self._buffers[0]
 
     # --- many records at once
