@@ -31,6 +31,8 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: i
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, array)
     monkeypatch.chdir(tmp_path)
+    for module in re.findall(r"^import (\w+)", SNIPPETS[number], re.MULTILINE):
+        pytest.importorskip(module)
     exec(compile(SNIPPETS[number], f"reading.md snippet {number}", "exec"), {})
 
 
