@@ -18,7 +18,7 @@ from npy2tfrecord.errors import UsageError, display
 from npy2tfrecord.formats.example import KEY
 from npy2tfrecord.formats.manifest import COMPRESSIONS, FEATURE_PATTERN, MAX_SHARDS, SPLIT_PATTERN, Hash
 from npy2tfrecord.formats.npy import MAX_RANK, dtype_from_name
-from npy2tfrecord.paths import local_path
+from npy2tfrecord.paths import is_bucket, local_path, place
 
 DEFAULT_FEATURE = "array"
 DEFAULT_SPLIT = "train"
@@ -78,6 +78,18 @@ def parse_path(value: Any, option: str) -> str:
     if not isinstance(value, (str, bytes, os.PathLike)):
         raise UsageError(f"{option} {value!r}: expected a path")
     return local_path(value, option)
+
+
+def parse_place(value: Any, option: str) -> str:
+    """A path of this machine or the URL of a place in a bucket, as a string."""
+    if not isinstance(value, (str, bytes, os.PathLike)):
+        raise UsageError(f"{option} {value!r}: expected a path")
+    return place(value, option)
+
+
+def absolute_place(path: str) -> str:
+    """The same place by a name that holds in every directory."""
+    return path if is_bucket(path) else os.path.abspath(path)
 
 
 def parse_size(value: Any, option: str = "size", *, needs_unit: bool = False) -> int:
@@ -192,6 +204,8 @@ _PARSERS: dict[str, _Parser] = {
     "backend": parse_text,
     "scheduler": _optional(parse_text),
     "in_flight": _optional(_number(1, MAX_IN_FLIGHT)),
+    "scratch": _optional(parse_path),
+    "assume_single_writer": parse_flag,
 }
 """How the value of each option is checked and brought to one type. Apart: `dtype`, `rank`, `key_by`, `split`."""
 
@@ -347,6 +361,9 @@ class Options:
     backend: str = "loky"
     scheduler: str | None = None
     in_flight: int | None = None  # requests to storage; found out while they run
+    # an output in a bucket
+    scratch: str | None = None  # the system's temporary directory
+    assume_single_writer: bool = False
 
     casts: Mapping[str | None, str] = field(init=False, repr=False)
     ranks: Mapping[str | None, int] = field(init=False, repr=False)

@@ -12,6 +12,44 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
 # `pathlib.Path("gs://bucket/x")` is `gs:/bucket/x`: these are no folders of this machine either.
 _COLLAPSED_URL = re.compile(r"(s3a?|gs|gcs|az|abfss?|adl|wasbs?|hdfs|https?|ftps?|file):/(?!/)(.*)", re.DOTALL)
 
+_BUCKETS = ("s3", "gs", "az")
+_BUCKET = re.compile(rf"((?:{'|'.join(_BUCKETS)})://[^/]+)(?:/(.*))?", re.DOTALL)
+
+
+def is_bucket(path: str | bytes | os.PathLike[str]) -> bool:
+    """Whether `path` is the URL of a place in a bucket: `s3://BUCKET/PREFIX`, `gs://…` or `az://…`."""
+    text = os.fsdecode(path)
+    match = _URL.fullmatch(text) or (_COLLAPSED_URL.fullmatch(text) if isinstance(path, os.PathLike) else None)
+    return match is not None and match[1] in _BUCKETS
+
+
+def place(path: str | bytes | os.PathLike[str], what: str) -> str:
+    """The path on this machine that `path` stands for, or the URL of a place in a bucket, without `/` at its end.
+
+    For what can be in a bucket. Raises `UsageError` as `local_path` does.
+    """
+    if not is_bucket(path):
+        return local_path(path, what)
+    scheme, _, rest = os.fsdecode(path).partition(":")
+    try:
+        return bucket_url(f"{scheme}://{rest.removeprefix('/').removeprefix('/')}")
+    except UsageError as error:
+        raise UsageError(f"{what} {error}") from None
+
+
+def bucket_url(url: str) -> str:
+    """The URL of a place in a bucket, without `/` at its end. Nothing in it is decoded, as vendors' tools don't either.
+
+    Raises `UsageError` for what no object's name may begin with.
+    """
+    match = _BUCKET.fullmatch(url)
+    if match is None or display(url) != url:
+        raise UsageError(f"{display(url)!r}: expected {', '.join(f'{s}://BUCKET/PREFIX' for s in _BUCKETS)}")
+    path = (match[2] or "").removesuffix("/")
+    if path and any(part in ("", ".", "..") for part in path.split("/")):
+        raise UsageError(f"{display(url)!r}: expected no empty part, '.' or '..' between two '/'")
+    return match[1] + f"/{path}" * bool(path)
+
 
 def local_path(path: str | bytes | os.PathLike[str], what: str) -> str:
     """The path on this machine that `path` stands for: a `file://` URL is decoded, `~` is the home directory.

@@ -61,9 +61,9 @@ def read_up_to(handle: int, limit: int) -> bytes:
     return b"".join(pieces)
 
 
-def open_regular(path: bytes | str) -> int:
+def open_regular(path: bytes | str, flags: int = READ_FLAGS) -> int:
     """Open a file for reading. Raises `OSError` for a pipe or a device: reading it might never end."""
-    handle = open(path, READ_FLAGS)
+    handle = open(path, flags)
     try:
         if not stat.S_ISREG(fstat(handle).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", path)

@@ -1,8 +1,8 @@
 """`ArraySource`: the examples of a data set by number, as NumPy arrays, without TensorFlow.
 
-A shard's index says where each record is, so that one `pread` gets it; its checksum is verified and its key compared
-with the one that was written there. Both are held in 16 bytes a record and the text of the keys, loaded shard by
-shard when first needed.
+A shard's index says where each record is, so that one `pread`, or one request to a bucket, gets it; its checksum is
+verified and its key compared with the one that was written there. Both are held in 16 bytes a record and the text of
+the keys, loaded shard by shard when first needed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
 
-from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, LABEL
 from npy2tfrecord.formats.manifest import Manifest
 from npy2tfrecord.formats.shard import array_of, key_of, label_of
 from npy2tfrecord.formats.tfrecord import unframe
 from npy2tfrecord.storage.in_flight import InFlight
+from npy2tfrecord.storage.set_files import OpenFile
 from readers import splits
-from readers.manifests import Paths, PlacedShard, find_sets, load_manifest
+from readers.manifests import Paths, find_sets, load_manifest
 from readers.options import Features, ReadOptions
 from readers.outputs import LENGTH, columns_of, fill, name_columns
 from readers.shards.example_parser import Templates
@@ -41,18 +41,6 @@ _GAP_BYTES = 64 * 2**10  # between records that are still read together
 _RUN_BYTES = 8 * 2**20  # that are read together at most
 _IDLE_SECONDS = 2.0  # that threads wait for the next list
 _HELD_BYTES = 64 * 2**20  # of runs that are read at the same time
-
-
-class _File:
-    """An open file that is closed when nothing holds it any more."""
-
-    def __init__(self, info: PlacedShard) -> None:
-        self.handle = -1
-        self.handle = open_shard(info)
-
-    def __del__(self) -> None:
-        if self.handle >= 0:
-            os.close(self.handle)
 
 
 class _Wanted(NamedTuple):
@@ -130,8 +118,10 @@ class ArraySource:
         self._templates = Templates(info.name for info in self.manifest.features)
         self._tables: dict[int, Table] = {}
         self._keys: dict[int, Keys] = {}
-        self._files: dict[int, _File] = {}
+        self._files: dict[int, OpenFile] = {}
+        self._seen: set[int] = set()  # shards that were open
         self._lock = threading.Lock()
+        self._most_waiting = max((shard.files.in_flight for shard in self._shards), default=0)
         self._in_flight: tuple[int, InFlight] | None = None  # the process it is of, and the reads of lists
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -152,7 +142,24 @@ class ArraySource:
 
     def __iter__(self) -> Iterator[Example]:
         """All examples in order, many read at a time."""
+        if not self._most_waiting:
+            for shard, wanted in self._stretches():
+                yield from self._read_wanted(shard, wanted)
+            return
+        held, size = list[_Run](), 0
+        for shard, wanted in self._stretches():
+            run = self._run_of(shard, wanted)
+            held.append(run)
+            size += run.size
+            if size > _HELD_BYTES - _RUN_BYTES:
+                yield from self._read_runs(held)
+                held, size = [], 0
+        yield from self._read_runs(held)
+
+    def _stretches(self) -> Iterator[tuple[int, list[_Wanted]]]:
+        """All examples in order, as many at a time as are read together, with their shard."""
         for part, end in zip(self._parts, self._ends, strict=True):
+            self._load_shards([part.shard])
             table = self._table(part.shard)
             offsets = table.offsets
             last = part.first + part.count
@@ -164,7 +171,7 @@ class ArraySource:
                 before = end - part.count - part.first
                 wanted = [_Wanted(i, start) for i in run for start in self._starts(before + i)]
                 if wanted:
-                    yield from self._read_wanted(part.shard, wanted)
+                    yield part.shard, wanted
                 record = run.stop
 
     @overload
@@ -177,6 +184,8 @@ class ArraySource:
         if isinstance(index, Iterable):
             return self._read_many([operator.index(i) for i in index])
         shard, wanted = self._find(operator.index(index))
+        if self._most_waiting:
+            self._load_shards([shard])
         return next(self._read_wanted(shard, (wanted,)))
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
@@ -237,10 +246,27 @@ class ArraySource:
             keys = self._keys[shard] = load_keys(self._shards[shard])
         return keys
 
-    def _file(self, shard: int) -> _File:
+    def _load_shards(self, shards: Sequence[int]) -> None:
+        """Load what is known of these shards: the files beside them, and whether they are those of the manifest."""
+        missing = [shard for shard in shards if shard not in self._tables or shard not in self._keys]
+        if len(missing) < 2 and not self._most_waiting:
+            return  # whoever needs it loads it
+        tasks = [(load, shard) for shard in missing for load in (self._table, self._keys_of, self._file)]
+
+        def load(numbers: Iterator[int]) -> None:
+            for i in numbers:
+                task, shard = tasks[i]
+                task(shard)
+
+        self._requests().run(load, range(len(tasks)))
+
+    def _file(self, shard: int) -> OpenFile:
         file = self._files.get(shard)
         if file is None:
-            file = _File(self._shards[shard])
+            # An object that has the same ETag still need not be looked at again.
+            info = self._shards[shard]
+            file = open_shard(info, with_tail=not (info.is_in_bucket and shard in self._seen))
+            self._seen.add(shard)
             with self._lock:
                 file = self._files.setdefault(shard, file)
                 while len(self._files) > _MAX_OPEN:
@@ -253,6 +279,7 @@ class ArraySource:
         """In the order asked for, but read in the order of the shards, neighbours together."""
         places = [(*self._find(index), i) for i, index in enumerate(indices)]
         places.sort()
+        self._load_shards(sorted({shard for shard, _, _ in places}))
         found: list[Example] = [None] * len(places)
         held, size = list[_Run](), 0
         for run in self._runs(places):
@@ -286,7 +313,7 @@ class ArraySource:
     def _requests(self) -> InFlight:
         """The reads of this process that are under way: its threads end soon after a list is read."""
         if self._in_flight is None or self._in_flight[0] != os.getpid():  # a fork has no threads of its parent
-            self._in_flight = os.getpid(), InFlight(idle=_IDLE_SECONDS)
+            self._in_flight = os.getpid(), InFlight(begin=self._most_waiting, idle=_IDLE_SECONDS)
         return self._in_flight[1]
 
     def _decode_runs(self, runs: Sequence[_Run], found: list[Example]) -> None:
@@ -306,12 +333,28 @@ class ArraySource:
             for (_, place), example in zip(run.wanted, examples, strict=True):
                 found[place] = example
 
-    def _read_wanted(self, shard: int, wanted: Sequence[_Wanted]) -> Iterator[Example]:
-        """Examples of rising records of one shard, by one read."""
+    def _run_of(self, shard: int, wanted: Sequence[_Wanted]) -> _Run:
+        """The run that holds these examples, of rising records, in their order."""
         offsets, sizes = self._table(shard)
         base, last = int(offsets[wanted[0].record]), wanted[-1].record
-        data = memoryview(bytearray(int(offsets[last]) + int(sizes[last]) - base))
-        self._read(shard, data, base)
+        size = int(offsets[last]) + int(sizes[last]) - base
+        return _Run(shard, base, size, [(each, place) for place, each in enumerate(wanted)])
+
+    def _read_runs(self, runs: Sequence[_Run]) -> Iterator[Example]:
+        """The examples of runs, in their order."""
+        moved, count = list[_Run](), 0
+        for run in runs:
+            moved.append(run._replace(wanted=[(each, count + place) for each, place in run.wanted]))
+            count += len(run.wanted)
+        found: list[Example] = [None] * count
+        self._decode_runs(moved, found)
+        yield from found
+
+    def _read_wanted(self, shard: int, wanted: Sequence[_Wanted]) -> Iterator[Example]:
+        """Examples of rising records of one shard, by one read."""
+        run = self._run_of(shard, wanted)
+        data = memoryview(bytearray(run.size))
+        self._read(shard, data, run.base)
         return self._decode_run(shard, wanted, data)
 
     def _decode_run(self, shard: int, wanted: Sequence[_Wanted], data: memoryview) -> Iterator[Example]:
@@ -338,7 +381,7 @@ class ArraySource:
         file = self._file(shard)  # held while it is read: another thread may drop it from those kept open
         problem = ""
         try:
-            done = syscalls.read_into(file.handle, data, offset)
+            done = file.read_into(data, offset)
             if done < len(data):
                 problem = f"ends at {offset + done} bytes, before a record does"
         except OSError as error:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from npy2tfrecord.errors import UsageError, display
-from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.manifest import FILE_NAME, FeatureInfo, Histogram, LabelCounts, Manifest, ShardInfo
-from npy2tfrecord.paths import local_path
+from npy2tfrecord.paths import is_bucket, place
 from npy2tfrecord.planning.feature_summary import make_histogram
+from npy2tfrecord.storage import set_files
+from npy2tfrecord.storage.set_files import SetFiles, files_of
 
 PathLike = str | os.PathLike[str]
 Paths = PathLike | Sequence[PathLike]
@@ -25,11 +26,17 @@ Paths = PathLike | Sequence[PathLike]
 class PlacedShard(ShardInfo):
     """A shard and the data set that it is in: `classes[i]` is what label i of its records means among all sets."""
 
-    directory: str
+    directory: str  # or the URL of a place in a bucket
+    files: SetFiles = field(compare=False, repr=False)  # the data set's, of all its shards the same
     classes: tuple[int, ...] | None = None  # None where labels are right as they are
 
     @property
+    def is_in_bucket(self) -> bool:
+        return is_bucket(self.directory)
+
+    @property
     def path(self) -> str:
+        """Its path, or its URL."""
         return os.path.join(self.directory, self.file)
 
 
@@ -40,19 +47,24 @@ def load_manifest(path: Paths) -> Manifest:
     a folder of data sets, are one data set. Raises `UsageError` where they can't be.
     """
     directories = find_sets(path)
-    return united({directory: manifest_parsing.load(directory) for directory in directories})
+    return united({directory: set_files.load_manifest(directory) for directory in directories})
 
 
 def find_sets(path: Paths) -> list[str]:
-    """The directories of the data sets that are meant: each path's own, or those below it, sorted by name."""
+    """The directories of the data sets that are meant: each path's own, or those below it, sorted by name.
+
+    URLs of buckets stand for themselves: each is one data set.
+    """
     paths = [path] if isinstance(path, str | os.PathLike) else path
     good = isinstance(paths, list | tuple) and all(isinstance(each, str | os.PathLike) for each in paths)
     if not good or not paths:
         raise UsageError(f"path={path!r}: expected the directory that npy2tfrecord wrote, or a list of them")
-    return [found for each in paths for found in _sets_below(local_path(each, "path"))]
+    return [found for each in paths for found in _sets_below(place(each, "path"))]
 
 
 def _sets_below(directory: str) -> list[str]:
+    if is_bucket(directory):
+        return [directory]
     top = Path(directory)
     try:
         if top.joinpath(FILE_NAME).exists() or top.joinpath(".npy2tfrecord").exists():
@@ -81,8 +93,9 @@ def united(sets: Mapping[str, Manifest]) -> Manifest:
     splits: dict[str, tuple[PlacedShard, ...]] = {}
     for directory, manifest in sets.items():
         classes = tuple(numbers[name] for name in manifest.labels or ()) if differ else None
+        files = files_of(directory)
         for split, shards in manifest.splits.items():
-            placed = (_place(shard, directory, classes) for shard in shards)
+            placed = (_place(shard, directory, files, classes) for shard in shards)
             splits[split] = (*splits.get(split, ()), *placed)
     if not others:
         return replace(model, splits=splits)
@@ -98,10 +111,10 @@ def united(sets: Mapping[str, Manifest]) -> Manifest:
     )
 
 
-def _place(shard: ShardInfo, directory: str, classes: tuple[int, ...] | None) -> PlacedShard:
+def _place(shard: ShardInfo, directory: str, files: SetFiles, classes: tuple[int, ...] | None) -> PlacedShard:
     return PlacedShard(
         shard.file, shard.examples, shard.bytes, shard.hash, shard.tail, shard.unpacked,
-        directory=directory, classes=classes,
+        directory=directory, files=files, classes=classes,
     )  # fmt: skip
 
 

@@ -10,6 +10,8 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test imports TensorFlow
 
+pytest_plugins = ["object_servers"]
+
 # No test depends on the speed of the machine.
 settings.register_profile(
     "any speed", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]

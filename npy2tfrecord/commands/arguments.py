@@ -25,6 +25,7 @@ exit codes:
 SELECTION_OPTIONS = ("include", "exclude", "files_from", "follow_symlinks", "on_error")
 EXAMPLE_OPTIONS = ("rows", "group_by_suffix", "members", "dtype", "rank", "void_dtype")
 RUNNING_OPTIONS = ("jobs", "backend", "scheduler", "in_flight")
+BUCKET_OPTIONS = ("scratch", "assume_single_writer")
 
 _TAKING_REGEX = ("--key-by", "--label-by", "--split-by")
 
@@ -166,6 +167,16 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
     add("--overwrite", action="store_true", default=False, help="replace the data set that is in OUT")
     add("--no-fsync", dest="fsync", action="store_false", help="do not wait until the disk has the data")
     add("--read-back", action="store_true", help="read each shard back from the disk before it counts as written")
+    add(
+        "--scratch",
+        metavar="DIR",
+        help="for an OUT in a bucket: where shards are on their way (the temporary directory)",
+    )
+    add(
+        "--assume-single-writer",
+        action="store_true",
+        help="no other run writes there: for stores that can't refuse one",
+    )
     add_progress(parser)
     add_json(parser)
 
@@ -185,3 +196,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_plot(parser: argparse.ArgumentParser, what: str) -> None:
     """`--plot FILE`."""
     parser.add_argument("--plot", metavar="FILE", default=None, help=f"also draw a picture: {what} (.png, .svg, .pdf)")
+
+
+def add_html(parser: argparse.ArgumentParser) -> None:
+    """`--html FILE`."""
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        default=None,
+        help="also write a page with all of it, pictures included; opens from disk",
+    )

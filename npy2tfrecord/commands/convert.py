@@ -7,6 +7,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.commands.arguments import (
+    BUCKET_OPTIONS,
     EXAMPLE_OPTIONS,
     RUNNING_OPTIONS,
     SELECTION_OPTIONS,
@@ -34,7 +35,7 @@ OPTIONS = (
     *EXAMPLE_OPTIONS,
     *("missing", "labels", "label_by", "key_by", "stats"),
     *("split", "split_by", "shard_size", "num_shards", "sort", "shuffle", "seed", "compression"),
-    *("fsync", "read_back", "part"),
+    *("fsync", "read_back", "part", *BUCKET_OPTIONS),
     *RUNNING_OPTIONS,
 )
 
@@ -42,7 +43,7 @@ OPTIONS = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the positional arguments."""
     add_sources(parser)
-    parser.add_argument("out", metavar="OUT", help="the directory to write")
+    parser.add_argument("out", metavar="OUT", help="the directory to write, or s3://, gs:// or az://BUCKET/PREFIX")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -89,9 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Convert, and print the manifest or its summary."""
     from npy2tfrecord.commands.progress import shown_progress
     from npy2tfrecord.conversion.converter import Conversion
-    from npy2tfrecord.options import Options, parse_path
+    from npy2tfrecord.options import Options, parse_place
 
-    out = parse_path(arguments.out, "OUT")
+    out = parse_place(arguments.out, "OUT")
     options = Options(**given(arguments, OPTIONS))
     with shown_progress(arguments.progress, quiet=arguments.quiet, color=arguments.color) as progress:
         conversion = Conversion(arguments.sources, out, options, overwrite=arguments.overwrite, progress=progress)

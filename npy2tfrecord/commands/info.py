@@ -6,7 +6,7 @@ import argparse
 import json
 
 from npy2tfrecord.commands import colors
-from npy2tfrecord.commands.arguments import add_data_set, add_json, add_plot
+from npy2tfrecord.commands.arguments import add_data_set, add_html, add_json, add_plot
 from npy2tfrecord.errors import display
 
 USAGE = "[options] OUT"
@@ -22,6 +22,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("--shards", action="store_true", default=False, help="list every shard")
     add_plot(parser, "axes that vary, shards, classes by split, ranges of values")
+    add_html(parser)
     add_json(parser)
 
 
@@ -35,6 +36,10 @@ def run(arguments: argparse.Namespace) -> int:
         from npy2tfrecord.commands.plots import plot_manifest
 
         plot_manifest(manifest, arguments.plot)
+    if arguments.html:
+        from npy2tfrecord.commands.page import write_manifest_page
+
+        write_manifest_page(manifest, arguments.out, arguments.html)
     if arguments.json:
         print(json.dumps(manifest.to_json(), indent=1))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from npy2tfrecord.commands.arguments import RUNNING_OPTIONS, add_running, add_writing, given
+from npy2tfrecord.commands.arguments import BUCKET_OPTIONS, RUNNING_OPTIONS, add_running, add_writing, given
 from npy2tfrecord.commands.convert import print_result
 
 USAGE = "[options] SET... OUT"
@@ -15,14 +15,14 @@ DESCRIPTION = (
 
 # Keywords of `npy2tfrecord.merge` that are options here.
 _CHOICES = ("split", "split_by", "shard_size", "num_shards", "shuffle", "seed", "compression")
-_RUNNING = ("fsync", "read_back", *RUNNING_OPTIONS)
+_RUNNING = ("fsync", "read_back", *BUCKET_OPTIONS, *RUNNING_OPTIONS)
 OPTIONS = (*_CHOICES, *_RUNNING)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the positional arguments."""
     parser.add_argument("sets", metavar="SET", nargs="+", help="a directory that convert or merge wrote")
-    parser.add_argument("out", metavar="OUT", help="the directory to write")
+    parser.add_argument("out", metavar="OUT", help="the directory to write, or s3://, gs:// or az://BUCKET/PREFIX")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -45,12 +45,12 @@ def run(arguments: argparse.Namespace) -> int:
     """Merge, and print the manifest or its summary."""
     from npy2tfrecord.commands.progress import shown_progress
     from npy2tfrecord.conversion.merger import Merge
-    from npy2tfrecord.options import Options, parse_path
+    from npy2tfrecord.options import Options, parse_place
 
     chosen, running = given(arguments, _CHOICES), Options(**given(arguments, _RUNNING))
     with shown_progress(arguments.progress, quiet=arguments.quiet, color=arguments.color) as progress:
         merging = Merge(
-            arguments.sets, parse_path(arguments.out, "OUT"), chosen, running, arguments.overwrite, progress
+            arguments.sets, parse_place(arguments.out, "OUT"), chosen, running, arguments.overwrite, progress
         )
         manifest = merging.run(dry_run=arguments.dry_run)
     return print_result(merging, manifest, arguments)

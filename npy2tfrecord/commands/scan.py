@@ -12,6 +12,7 @@ from npy2tfrecord.commands.arguments import (
     EXAMPLE_OPTIONS,
     RUNNING_OPTIONS,
     SELECTION_OPTIONS,
+    add_html,
     add_json,
     add_plot,
     add_progress,
@@ -42,6 +43,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add_selection(parser)
     add_running(parser)
     add_plot(parser, "how each axis varies")
+    add_html(parser)
     add_progress(parser)
     add_json(parser)
 
@@ -58,6 +60,10 @@ def run(arguments: argparse.Namespace) -> int:
         from npy2tfrecord.commands.plots import plot_features
 
         plot_features(report.features, arguments.plot)
+    if arguments.html:
+        from npy2tfrecord.commands.page import write_scan_page
+
+        write_scan_page(report, arguments.sources, arguments.html)
     if arguments.json:
         print(json.dumps(report.to_json(), indent=1))
     else:

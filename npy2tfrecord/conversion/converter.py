@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from npy2tfrecord import __version__
+from npy2tfrecord.conversion.bucket_workspace import BucketWorkspace
 from npy2tfrecord.conversion.dispatcher import write_all
 from npy2tfrecord.conversion.finish import make_manifest, nothing_new, part_manifest, planned_entries, repaired_manifest
 from npy2tfrecord.conversion.progress import Progress, ProgressFunction
@@ -16,7 +17,6 @@ from npy2tfrecord.conversion.resume import (
     Entries,
     check_begun,
     check_repairable,
-    check_rewritten,
     check_same,
     kept_shards,
     lost_shards,
@@ -35,11 +35,13 @@ from npy2tfrecord.options import (
     Path,
     Rank,
     Sources,
+    absolute_place,
     anchored,
-    parse_path,
+    parse_place,
     parse_sources,
     with_splits_of,
 )
+from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.planning.earlier_sets import EarlierSets
 from npy2tfrecord.planning.examples import Known
 from npy2tfrecord.planning.fingerprint import Fingerprint
@@ -93,6 +95,8 @@ def convert(
     backend: str = "loky",
     scheduler: str | None = None,
     in_flight: int | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    assume_single_writer: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: ProgressFunction | None = None,
@@ -104,7 +108,8 @@ def convert(
 
     sources: a path, a list of paths (or 'NAME=PATH'), or a mapping of feature names to paths. A path is a directory,
         which is searched, or a `.npy` or `.npz` file.
-    out: the directory to write: a new or empty one, or one with the same conversion.
+    out: the directory to write: a new or empty one, or one with the same conversion. It may be in a bucket:
+        's3://BUCKET/PREFIX', 'gs://…' or 'az://…'.
     include, exclude: globs as in gitignore: only files that match, no files or directories that match.
     files_from: a file that lists the files to take, below each source.
     follow_symlinks: search directories behind symbolic links too.
@@ -143,6 +148,8 @@ def convert(
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
     in_flight: requests to storage that a worker keeps under way; None finds out how many pay.
+    scratch: where shards are on their way into a bucket; None is the system's temporary directory.
+    assume_single_writer: write to a bucket whose store lets two runs create one object; see `docs/cloud.md`.
     overwrite: replace the data set that is in `out`.
     dry_run: write nothing; hashes and last bytes in the manifest are empty.
     progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
@@ -151,7 +158,7 @@ def convert(
     fails, `ConflictError` where other data or another run is in `out`, `WorkerError` where a worker process keeps
     dying, and `ClusterError` where the Dask cluster is gone; see `npy2tfrecord.errors`.
     """
-    # Options brings these six to the types of its fields.
+    # Options brings these seven to the types of its fields.
     options = Options(
         include=include, exclude=exclude, files_from=files_from, labels=labels,  # type: ignore[arg-type]
         void_dtype=void_dtype,  # type: ignore[arg-type]
@@ -160,9 +167,10 @@ def convert(
         missing=missing, label_by=label_by, key_by=key_by, dtype=dtype, rank=rank, stats=stats, split=split,
         split_by=split_by, shard_size=shard_size, num_shards=num_shards, sort=sort, shuffle=shuffle, seed=seed,
         compression=compression, fsync=fsync, read_back=read_back, part=part, jobs=jobs, backend=backend,
-        scheduler=scheduler, in_flight=in_flight,
+        scheduler=scheduler, in_flight=in_flight, scratch=scratch,  # type: ignore[arg-type]
+        assume_single_writer=assume_single_writer,
     )  # fmt: skip
-    converting = Conversion(sources, parse_path(out, "out"), options, overwrite=overwrite, progress=progress)
+    converting = Conversion(sources, parse_place(out, "out"), options, overwrite=overwrite, progress=progress)
     return converting.run(dry_run=dry_run)
 
 
@@ -195,12 +203,12 @@ class Conversion:
         self._files = 0, 0  # found, scanned
         self._memory: KeptFiles | None = None
         if not pool.is_local(options.backend):
-            out = os.path.abspath(out)
+            out = absolute_place(out)
         if overwrite and options.part is not None:
             raise UsageError("part and overwrite: parts would remove one another's shards; overwrite without part")
         self._part: tuple[int, int] | None = options.part  # type: ignore[assignment]  # it is parsed
         self.unfinished_parts: tuple[tuple[int, ...], int] | None = None  # which had to be finished here, of how many
-        self.workspace = Workspace(out, sync=options.fsync, part=self._part)
+        self.workspace = _place(out, options)
 
     def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
@@ -238,23 +246,26 @@ class Conversion:
                 return part_manifest(planned, mine, fingerprint, self.options, self._base)
             return self._manifest(planned, whole, fingerprint)
         with self._workspace_taken():
+            self._begin_or_resume(planned, fingerprint)
             if earlier is None and not self.overwrite and (other := workspace.found_manifest()):
-                self._check_same(other, fingerprint)  # another run was faster
-                workspace.finish({})
+                try:  # another run was faster; without a lock that is certain only now
+                    self._check_same(other, fingerprint)
+                finally:
+                    workspace.finish({}, {})
                 self.was_complete = True
                 return other
-            self._begin_or_resume(planned, fingerprint)
             entries = self._write_shards(planned, earlier, damaged)
             if earlier is None:
                 made = self._manifest(planned, entries, fingerprint)
             else:
                 made = repaired_manifest(earlier, entries)
-            workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()})
+            workspace.finish(neighbour_files(made) | {FILE_NAME: made.encode()}, entries)
             return made
 
     def _run_part(self, batches: Iterable[Batch], damaged: frozenset[str]) -> Manifest:
         """Write the shards of one part, beside other parts; returns their manifest."""
         workspace = self.workspace
+        assert isinstance(workspace, Workspace)
         with self._workspace_taken():
             if not workspace.is_finished:
                 try:
@@ -272,6 +283,7 @@ class Conversion:
 
             return survey(batches, self.options, report, self._memory)
 
+        assert isinstance(self.workspace, Workspace)
         identity = self.options.scan_identity(self.sources, __version__)
         tick = partial(self._report_files, 0, 0)
         planned, fingerprint = self._plan_scan(shared_scan(self.workspace, identity, self.options, scan, tick))
@@ -345,16 +357,16 @@ class Conversion:
 
     def _lost(self, manifest: Manifest, damaged: frozenset[str]) -> bool:
         """Whether any shard of a finished conversion must be written again."""
-        return bool(damaged or lost_shards(self.workspace.out, manifest, self.workspace.entries()))
+        return bool(damaged or lost_shards(self.workspace, manifest))
 
     def _complete(self, manifest: Manifest) -> Manifest:
         """Nothing is left to do, except perhaps the last step of a run that was killed at it."""
         self.was_complete = True
-        if os.path.isdir(self.workspace.path):
+        if self.workspace.has_leftovers:
             with _output_errors(self.workspace.out):
                 self.workspace.open()
                 try:
-                    self.workspace.finish({})
+                    self.workspace.finish({}, {})
                 finally:
                     self.workspace.close()
         return manifest
@@ -399,20 +411,19 @@ class Conversion:
         if self._part is not None:
             sizes = {file: sizes[file] for file in planned.files_of_part(*self._part)}
         candidates = {file: entry for file, entry in written.items() if file not in damaged and file in sizes}
-        entries = kept_shards(workspace.out, planned, candidates, options, self._jobs)
+        entries = kept_shards(workspace, planned, candidates, options, self._jobs)
         missing = sizes.keys() - entries.keys()
         if missing and self._part is None and len(counts := workspace.part_counts()) == 1:
             (count,) = counts
             numbers = {i % count + 1 for i, file in enumerate(planned.files) if file in missing}
             self.unfinished_parts = tuple(sorted(numbers)), count
         size = sum(sizes[file] for file in missing)
+        jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_reads()), max(1, len(missing)))
         if options.compression == "none":
-            workspace.check_space(size + _BESIDE_BYTES * len(planned.record_sizes))
+            beside = _BESIDE_BYTES * len(planned.record_sizes)
+            at_once = sum(sorted(sizes[file] for file in missing)[-jobs:])
+            workspace.check_space(size + beside, min(size, at_once) + beside)
         total, done = sum(sizes.values()), sum(sizes[file] for file in entries)
-
-        def check(entry: ShardEntry) -> None:
-            if entry.file in before:
-                check_rewritten(workspace.out, entry.shard, before[entry.file])
 
         def take(entry: ShardEntry) -> None:
             nonlocal done
@@ -426,8 +437,8 @@ class Conversion:
 
         report()
         planned = self._prepare(planned, missing)
-        jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_reads()), max(1, len(missing)))
-        write_all(planned, set(missing), workspace, options, jobs, check, take, report)
+        replaced = {file: before[file] for file in missing if file in before}
+        write_all(planned, set(missing), workspace, options, jobs, replaced, take, report)
         report()
         return entries
 
@@ -442,6 +453,18 @@ class Conversion:
         self._files = found, scanned
         if self.progress is not None:
             self.progress(Progress(0, 0, 0, 0, found, scanned))
+
+
+def _place(out: str, options: Options) -> Workspace | BucketWorkspace:
+    """The place to write to, on a disk or in a bucket."""
+    part: tuple[int, int] | None = options.part  # type: ignore[assignment]  # it is parsed
+    if is_bucket(out):
+        if part is not None:
+            raise UsageError(f"{display(out)}: part can't write to a bucket yet; write to a directory")
+        return BucketWorkspace(out, scratch=options.scratch, single_writer=options.assume_single_writer, part=part)
+    if options.scratch is not None or options.assume_single_writer:
+        raise UsageError("scratch and assume_single_writer go with an output in a bucket, such as s3://BUCKET/PREFIX")
+    return Workspace(out, sync=options.fsync, part=part)
 
 
 @contextmanager

@@ -2,53 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
-from secrets import token_hex
-from typing import Any
 
-from npy2tfrecord import syscalls
-from npy2tfrecord.conversion.workspace import OWN_MARK, Workspace
-from npy2tfrecord.errors import OutputError, WorkerError
-from npy2tfrecord.formats.manifest import BESIDE
+from npy2tfrecord.conversion.output_place import OutputPlace, check_rewritten
+from npy2tfrecord.errors import WorkerError
+from npy2tfrecord.formats.manifest import ShardInfo
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
-from npy2tfrecord.planning.plan import Plan, ShardSpec
-from npy2tfrecord.planning.records import CopySpec, MergePlan
+from npy2tfrecord.planning.plan import Plan
+from npy2tfrecord.planning.records import MergePlan
 from npy2tfrecord.writing.shard_writer import ShardEntry, write_shard
 
 
 def write_all(
     plan: Plan | MergePlan,
     missing: set[str],
-    workspace: Workspace,
+    workspace: OutputPlace,
     options: Options,
     jobs: int,
-    check: Callable[[ShardEntry], None],
+    replaced: Mapping[str, ShardInfo],
     done: Callable[[ShardEntry], None],
     tick: Callable[[], None],
 ) -> None:
-    """Write the shards in `missing`; call `check` with each entry, commit it, and call `done`.
+    """Write the shards in `missing`; compare each with the one that it replaces, commit it, and call `done`.
 
     The shards that a dying worker leaves unfinished are written again after all others. Raises `WorkerError`, which
     names those that were under way, when workers keep dying.
     """
-    write = partial(
-        write_shard if pool.is_local(options.backend) else _write_alone,
+    here = partial(
+        write_shard,
         compression=options.compression,
         skip=options.on_error == "skip",
         sync=options.fsync,
         read_back=options.read_back,
         in_flight=options.in_flight,
     )
+    write = workspace.writer(here, options, replaced)
     remaining = set(missing)
     tasks = ((spec, workspace.stem(spec.file)) for spec in plan.shards(missing))
     try:
         # Closed at once after an error: its workers must not write into a workspace that is given back.
         with closing(pool.run(write, tasks, jobs=jobs, backend=options.backend, tick=tick)) as entries:
             for entry in entries:
-                check(entry)
+                if entry.file in replaced:
+                    check_rewritten(workspace.out, entry.shard, replaced[entry.file])
                 workspace.commit([entry])
                 remaining.discard(entry.file)
                 done(entry)
@@ -59,15 +58,3 @@ def write_all(
             f"{error}, {where} (out of memory? try --jobs 1). {len(missing) - len(remaining)} other shards were"
             " written: run the same command again to resume"
         ) from None
-
-
-def _write_alone(spec: ShardSpec | CopySpec, stem: str, **settings: Any) -> ShardEntry:
-    """Write a shard on a cluster, which may give it to a second worker while a first, thought dead, still writes it."""
-    own = f"{stem}{OWN_MARK}{token_hex(4)}"
-    entry = write_shard(spec, own, **settings)
-    try:
-        for suffix in (*BESIDE, ".shard"):
-            syscalls.rename(own + suffix, stem + suffix)
-    except OSError as error:
-        raise OutputError.from_os("finish", stem, error) from error
-    return entry

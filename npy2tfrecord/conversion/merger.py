@@ -19,7 +19,8 @@ from npy2tfrecord.conversion.recorded_options import options_of
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.manifest import Manifest
 from npy2tfrecord.jobs import pool
-from npy2tfrecord.options import LOCAL_BACKENDS, Options, Path, Source, parse_path
+from npy2tfrecord.options import LOCAL_BACKENDS, Options, Path, Source, parse_path, parse_place
+from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.records import MergePlan, Records, plan_merge
@@ -46,6 +47,8 @@ def merge(
     backend: str = "loky",
     scheduler: str | None = None,
     in_flight: int | None = None,
+    scratch: str | os.PathLike[str] | None = None,
+    assume_single_writer: bool = False,
     overwrite: bool = False,
     dry_run: bool = False,
     progress: ProgressFunction | None = None,
@@ -57,7 +60,7 @@ def merge(
     A call resumes where an earlier one with the same arguments was stopped.
 
     sets: the directories of the data sets, or of one, in any order.
-    out: the directory to write: a new or empty one, or one with the same merge.
+    out: the directory to write, or a place in a bucket: a new or empty one, or one with the same merge.
     split: 'train=0.9,val=0.1' or a mapping, by a hash of the key; or 'dirs', by the first folder. None keeps every
         example in its split.
     split_by: a regular expression; keys in which it finds the same text go to one split together.
@@ -72,6 +75,8 @@ def merge(
     backend: joblib's backend, or 'dask' for a cluster.
     scheduler: address of the Dask scheduler, such as 'tcp://host:8786'.
     in_flight: requests to storage that a worker keeps under way; None finds out how many pay.
+    scratch: where shards are on their way into a bucket; None is the system's temporary directory.
+    assume_single_writer: write to a bucket whose store lets two runs create one object; see `docs/cloud.md`.
     overwrite: replace the data set that is in `out`.
     dry_run: write nothing; hashes and last bytes in the manifest are empty.
     progress: called with a `Progress` at least once a second; see `npy2tfrecord.progress_bar`.
@@ -90,9 +95,10 @@ def merge(
     }
     chosen = {name: value for name, value in chosen.items() if value is not None}
     running = Options(
-        fsync=fsync, read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight
-    )
-    return Merge(sets, parse_path(out, "out"), chosen, running, overwrite, progress).run(dry_run=dry_run)
+        fsync=fsync, read_back=read_back, jobs=jobs, backend=backend, scheduler=scheduler, in_flight=in_flight,
+        scratch=scratch, assume_single_writer=assume_single_writer,  # type: ignore[arg-type]
+    )  # fmt: skip
+    return Merge(sets, parse_place(out, "out"), chosen, running, overwrite, progress).run(dry_run=dry_run)
 
 
 class Merge(Conversion):
@@ -114,7 +120,7 @@ class Merge(Conversion):
         if running.backend not in LOCAL_BACKENDS:  # workers may be in another directory
             self.directories = [os.path.abspath(path) for path in self.directories]
         real = [os.path.realpath(path) for path in self.directories]
-        if os.path.realpath(out) in real:
+        if not is_bucket(out) and os.path.realpath(out) in real:
             raise UsageError(f"{display(out)} is one of the sets: merge them into another directory")
         for i, path in enumerate(real):
             if path in real[:i]:
@@ -199,7 +205,7 @@ class Merge(Conversion):
                 tasks.append((shard, size, paths[number]))
         if tasks:
             size = sum(size for _, size, _ in tasks)
-            self.workspace.check_space(size)
+            self.workspace.check_space(size, size)
             for _ in pool.run(unpack_shard, tasks, jobs=self._jobs(size, 0), backend=self.options.backend):
                 pass
         return replace(planned, paths=tuple(paths))

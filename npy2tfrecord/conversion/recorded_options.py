@@ -65,6 +65,8 @@ def options_of(
             backend=running.backend,
             scheduler=running.scheduler,
             in_flight=running.in_flight,
+            scratch=running.scratch,
+            assume_single_writer=running.assume_single_writer,
         )
     except UsageError:
         raise

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from itertools import chain
 from typing import Any
 
+from npy2tfrecord.conversion.output_place import Candidate, Jobs, OutputPlace
 from npy2tfrecord.errors import ConflictError, display
-from npy2tfrecord.formats.manifest import BESIDE, FORMAT_VERSION, Hash, Manifest, ShardInfo, beside
-from npy2tfrecord.formats.shard import encode_keys, is_whole
-from npy2tfrecord.jobs import pool
+from npy2tfrecord.formats.manifest import BESIDE, FORMAT_VERSION, Hash, Manifest, beside
+from npy2tfrecord.formats.shard import encode_keys
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.plan import Plan
@@ -53,42 +53,35 @@ def check_begun(out: str, begun: Mapping[str, Any], version: str) -> None:
         )
 
 
-def lost_shards(out: str, manifest: Manifest, entries: Entries) -> list[str]:
+def lost_shards(place: OutputPlace, manifest: Manifest) -> list[str]:
     """Shards of a finished conversion that are missing, lack a file beside them or do not have their size.
 
-    `entries` are the shards that a repair has written again: the manifest may not know them yet.
+    So are those that a repair, which was stopped, has written again with other bytes: the manifest does not know them.
     """
-    lost = []
-    for shard in manifest.shards:
-        names = shard.file, *(beside(shard.file, suffix) for suffix in BESIDE)
-        try:
-            size, *_ = (os.stat(os.path.join(out, name)).st_size for name in names)
-        except OSError:
-            lost.append(shard.file)
-            continue
-        if size != shard.bytes or (shard.file in entries and entries[shard.file].shard != shard):
-            lost.append(shard.file)
-    return lost
+    beside_each = {shard.file: [beside(shard.file, suffix) for suffix in BESIDE] for shard in manifest.shards}
+    sizes, entries = place.sizes([*beside_each, *chain(*beside_each.values())]), place.entries()
+    return [
+        shard.file
+        for shard in manifest.shards
+        if sizes.get(shard.file) != shard.bytes
+        or any(name not in sizes for name in beside_each[shard.file])
+        or (shard.file in entries and entries[shard.file].shard != shard)
+    ]
 
 
 def kept_shards(
-    out: str, planned: Plan | MergePlan, entries: Entries, options: Options, jobs: Callable[[int, int], int]
+    place: OutputPlace, planned: Plan | MergePlan, entries: Entries, options: Options, jobs: Jobs
 ) -> Entries:
-    """The entries whose shards are whole, by size and content, and whose sources have not changed.
-
-    `jobs` gives the number of workers for so many bytes in so many tasks.
-    """
-    candidates = []
+    """The entries whose shards are whole and whose sources have not changed."""
+    candidates: list[Candidate] = []
     for spec in planned.shards(set(entries)):
         entry = entries[spec.file]
         if entry.sources_hash in ("", spec.sources_hash):
             missing = {i for i, _ in entry.left_out}
             keys = [key for i, key in enumerate(spec.record_keys) if i not in missing]
             keys_hash = Hash(encode_keys(keys)).hexdigest() if len(keys) == entry.examples else None
-            candidates.append((out, entry.shard, options.compression, keys_hash))
-    size = sum(shard.bytes for _, shard, _, _ in candidates)
-    whole = pool.run(is_whole, candidates, jobs=jobs(size, len(candidates)), backend=options.backend)
-    return {file: entries[file] for file, found in whole if found}
+            candidates.append((entry, keys_hash))
+    return {file: entries[file] for file in place.whole_shards(candidates, options, jobs)}
 
 
 def check_repairable(out: str, manifest: Manifest) -> None:
@@ -97,16 +90,4 @@ def check_repairable(out: str, manifest: Manifest) -> None:
         raise ConflictError(
             f"{display(out)} is of format version {manifest.format_version}, this version of npy2tfrecord writes"
             f" {FORMAT_VERSION}: write the lost or damaged shards with the version that made it"
-        )
-
-
-def check_rewritten(out: str, shard: ShardInfo, was: ShardInfo) -> None:
-    """Raise `ConflictError` unless a shard that was written again holds the records that it held.
-
-    Another compressor makes other bytes of the same records.
-    """
-    if shard.hash != was.hash and (was.unpacked is None or shard.unpacked != was.unpacked):
-        raise ConflictError(
-            f"{display(out)}: {shard.file} is lost or damaged, and what its sources make now is not what was there:"
-            " they have changed since the conversion. --overwrite converts all anew"
         )

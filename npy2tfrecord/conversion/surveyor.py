@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
@@ -57,6 +57,7 @@ class ScanReport:
     shards: int
     lacking: int
     folders: tuple[bytes, ...]
+    joined: Examples | None = field(repr=False, compare=False)  # all of them, so that some can be read
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -152,6 +153,7 @@ def scan(
         shards=shards,
         lacking=0 if examples is None else len(examples.skipped) - len(scanned.problems),
         folders=() if examples is None else _folders(examples),
+        joined=examples,
     )
 
 

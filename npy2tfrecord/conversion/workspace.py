@@ -14,29 +14,32 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
 
 from npy2tfrecord import cleanup, syscalls
+from npy2tfrecord.conversion import temporaries
+from npy2tfrecord.conversion.journal import decode_entries, encode_entries
+from npy2tfrecord.conversion.output_place import DIRECTORY, NEIGHBOURS, SHARD, Candidate, Jobs, Write
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
 from npy2tfrecord.formats import manifest as manifests
 from npy2tfrecord.formats import manifest_parsing
-from npy2tfrecord.formats.manifest import BESIDE, Hash, Manifest, ShardInfo, Skipped, beside
+from npy2tfrecord.formats.manifest import BESIDE, Manifest, ShardInfo, beside
+from npy2tfrecord.formats.shard import is_whole
+from npy2tfrecord.jobs import pool
 from npy2tfrecord.jobs.dask_cluster import check_output
+from npy2tfrecord.options import Options
+from npy2tfrecord.planning.plan import ShardSpec
+from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
-DIRECTORY = ".npy2tfrecord"
 _PLAN, _JOURNAL, _LOCK, _SCAN, _SCANNING = "plan.json", "journal", "lock", "scan", "scanning"
 _LOCK_ATTEMPTS = 20
 _LOCK_SECONDS = 2.0  # workers of a run that was killed have its lock until they notice, within half a second
 _TEMPORARY = re.compile(r"(\d{5}-of-\d{5}-)?[0-9a-f]{16}-.+\.(shard|idx|keys|file)")
 _OF_PART = re.compile(rf"({_JOURNAL}|{_LOCK})-(\d{{5}})-of-(\d{{5}})")
-_SHARD = re.compile(r".+-\d{5,7}-of-\d{5,7}\.tfrecord")
-OWN_MARK = "~"  # in a temporary name, between the stem and a random part for each worker's attempt at a shard
 _SHOWN = 3  # names of strangers, in a message
-NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt")
 
 
 class Workspace:
@@ -220,18 +223,33 @@ class Workspace:
                 " expected an empty or new directory"
             )
 
-    def check_space(self, needed: int) -> None:
-        """Raise `OutputError` when the disk has no room for `needed` bytes.
+    def check_space(self, needed: int, at_once: int) -> None:
+        """Raise `OutputError` when the disk has no room for `needed` bytes, which stay here, all of them."""
+        check_room(self.out, needed)
 
-        Some file systems (FUSE mounts, tmpfs without a limit) report 0 blocks, or 0 free ones, and have room.
-        """
-        status = os.statvfs(self.out)
-        free = status.f_bavail * status.f_frsize
-        if status.f_blocks and status.f_bfree and needed > free:
-            raise OutputError(
-                f"{display(self.out)}: {needed} bytes are to be written, {free} are free on the disk."
-                " Make room and run the same command again."
-            )
+    def sizes(self, names: Iterable[str]) -> dict[str, int]:
+        """The sizes of those files of the data set that are there."""
+        sizes = {}
+        for name in names:
+            with contextlib.suppress(OSError):
+                sizes[name] = os.stat(os.path.join(self.out, name)).st_size
+        return sizes
+
+    def whole_shards(self, candidates: Iterable[Candidate], options: Options, jobs: Jobs) -> set[str]:
+        """The shards that are there, with their size, content, index and keys: each is read."""
+        tasks = [(self.out, entry.shard, options.compression, keys_hash) for entry, keys_hash in candidates]
+        size = sum(shard.bytes for _, shard, _, _ in tasks)
+        found = pool.run(is_whole, tasks, jobs=jobs(size, len(tasks)), backend=options.backend)
+        return {file for file, whole in found if whole}
+
+    @property
+    def has_leftovers(self) -> bool:
+        """Whether there is something besides the data set."""
+        return os.path.isdir(self.path)
+
+    def writer(self, write: Callable[..., ShardEntry], options: Options, replaced: Mapping[str, ShardInfo]) -> Write:
+        """What a worker calls to have a shard written, given what writes it on this machine."""
+        return write if pool.is_local(options.backend) else partial(_write_alone, write)
 
     def plan(self) -> dict[str, Any] | None:
         """The plan of an unfinished run, None without one."""
@@ -248,26 +266,14 @@ class Workspace:
         return found if isinstance(found, dict) else {}
 
     def entries(self) -> dict[str, ShardEntry]:
-        """The shards that are committed, by file.
-
-        A line that was cut short or altered counts for nothing, and so does one of another plan, or with fields that
-        are unknown here: its shard is written again.
-        """
+        """The shards that are committed, by file."""
         entries: dict[str, ShardEntry] = {}
         if self._begun is None and self.plan() is None:
             return entries
         for name in self._journals():
             with contextlib.suppress(FileNotFoundError), open(os.path.join(self.path, name), "rb") as file:
-                for line in file:
-                    digest, _, text = line.rstrip(b"\n").partition(b" ")
-                    is_whole = line.endswith(b"\n") and digest == self._digest(text)
-                    if is_whole and (entry := _parse_entry(text)) is not None:
-                        entries[entry.file] = entry
+                entries |= {entry.file: entry for entry in decode_entries(file, self._begun or b"")}
         return entries
-
-    def _digest(self, text: bytes) -> bytes:
-        """What a line of the journal begins with: parts that were started with other options follow another plan."""
-        return Hash((self._begun or b"") + text).hexdigest().encode()
 
     def _journals(self) -> list[str]:
         """The names of all journals that there may be."""
@@ -326,7 +332,7 @@ class Workspace:
         for name in NEIGHBOURS:
             _unlink(os.path.join(self.out, name))
         for name in names:
-            if _SHARD.fullmatch(name) and os.sep not in name:
+            if SHARD.fullmatch(name) and os.sep not in name:
                 _unlink(os.path.join(self.out, name))
                 for suffix in BESIDE:
                     _unlink(os.path.join(self.out, beside(name, suffix)))
@@ -337,7 +343,7 @@ class Workspace:
 
     def stem(self, file: str) -> str:
         """The path of a shard while a worker writes it: a name that no other run uses and no reader looks at."""
-        return os.path.join(self.path, f"{self._run}-{file.removesuffix('.tfrecord')}")
+        return temporaries.stem(self.path, self._run, file)
 
     def check_shared(self, backend: str) -> None:
         """Raise `UsageError` when a worker of a cluster does not see this directory."""
@@ -345,37 +351,25 @@ class Workspace:
 
     def under_way(self, files: Iterable[str]) -> list[str]:
         """Those of `files` that this run has begun to write and not committed."""
-        with contextlib.suppress(OSError):
-            begun = {name.removesuffix(".shard").partition(OWN_MARK)[0] for name in os.listdir(self.path)}
-            return [file for file in files if os.path.basename(self.stem(file)) in begun]
-        return []
+        return temporaries.under_way(self.path, self._run, files)
 
     def written_bytes(self) -> int:
         """Bytes of this run's unfinished shards, as they grow."""
-        sizes: dict[str, int] = {}
-        with contextlib.suppress(OSError), os.scandir(self.path) as entries:
-            for entry in entries:
-                if entry.name.startswith(self._run) and entry.name.endswith(".shard"):
-                    with contextlib.suppress(OSError):  # of two attempts at a shard the larger counts
-                        stem = entry.name.removesuffix(".shard").partition(OWN_MARK)[0]
-                        sizes[stem] = max(sizes.get(stem, 0), entry.stat().st_size)
-        return sum(sizes.values())
+        return temporaries.written_bytes(self.path, self._run)
 
     def commit(self, entries: Iterable[ShardEntry]) -> None:
         """Give finished shards their names and note them in the journal."""
-        lines = []
+        finished = list(entries)
         try:
-            for entry in entries:
+            for entry in finished:
                 for suffix in BESIDE:
                     syscalls.rename(self.stem(entry.file) + suffix, os.path.join(self.out, beside(entry.file, suffix)))
                 syscalls.rename(self.stem(entry.file) + ".shard", os.path.join(self.out, entry.file))
-                text = json.dumps(asdict(entry)).encode()
-                lines.append(self._digest(text) + b" " + text + b"\n")
             self._sync_directories(self.out, os.path.join(self.out, manifests.INDEX_DIR))
             journal = f"{_JOURNAL}-{self._part}" if self._part else _JOURNAL
             handle = syscalls.open(os.path.join(self.path, journal), syscalls.APPEND_FLAGS, 0o666)
             try:
-                syscalls.write_all(handle, b"".join(lines))
+                syscalls.write_all(handle, encode_entries(finished, self._begun or b""))
                 if self._sync:
                     syscalls.fsync(handle)
             finally:
@@ -383,7 +377,7 @@ class Workspace:
         except OSError as error:
             raise OutputError.from_os("finish a shard in", self.out, error) from error
 
-    def finish(self, files: dict[str, bytes]) -> None:
+    def finish(self, files: Mapping[str, bytes], entries: Mapping[str, ShardEntry]) -> None:
         """Write the files that complete the data set, the last one last of all, and remove this directory."""
         try:
             if files:
@@ -414,14 +408,30 @@ class Workspace:
                 syscalls.sync_directory(path)
 
 
-def _parse_entry(text: bytes) -> ShardEntry | None:
+def check_room(directory: str, needed: int) -> None:
+    """Raise `OutputError` when the disk of a directory has no room for `needed` bytes.
+
+    Some file systems (FUSE mounts, tmpfs without a limit) report 0 blocks, or 0 free ones, and have room.
+    """
+    status = os.statvfs(directory)
+    free = status.f_bavail * status.f_frsize
+    if status.f_blocks and status.f_bfree and needed > free:
+        raise OutputError(
+            f"{display(directory)}: {needed} bytes are to be written, {free} are free on the disk."
+            " Make room and run the same command again."
+        )
+
+
+def _write_alone(write: Write, spec: ShardSpec | CopySpec, stem: str) -> ShardEntry:
+    """Write a shard on a cluster, which may give it to a second worker while a first, thought dead, still writes it."""
+    own = f"{stem}{temporaries.OWN_MARK}{secrets.token_hex(4)}"
+    entry = write(spec, own)
     try:
-        fields = json.loads(text)
-        fields["shard"] = ShardInfo(**fields["shard"])
-        fields["left_out"] = tuple((i, Skipped(**skipped)) for i, skipped in fields["left_out"])
-        return ShardEntry(**fields)
-    except (KeyError, TypeError, ValueError):
-        return None
+        for suffix in (*BESIDE, ".shard"):
+            syscalls.rename(own + suffix, stem + suffix)
+    except OSError as error:
+        raise OutputError.from_os("finish", stem, error) from error
+    return entry
 
 
 def _unlink(path: str) -> None:

@@ -73,36 +73,41 @@ def unpacked(file: IO[bytes], compression: str) -> IO[bytes]:
 
 
 def read_records(path: str | bytes, compression: str = "none") -> Iterator[Record]:
-    """The records of a shard in order, with their CRCs checked.
+    """The records of a shard on a disk, as `records_in` gives them. Raises `DamageError` and `OSError`."""
+    handle = syscalls.open(path, NO_LINK_FLAGS)
+    with os.fdopen(handle, "rb", buffering=_READ_BYTES) as packed:
+        yield from records_in(packed, compression)
+
+
+def records_in(packed: IO[bytes], compression: str = "none") -> Iterator[Record]:
+    """The records of a shard in order, with their CRCs checked, from an open file of it.
 
     Memory grows with the bytes that are there, never with a length that is only claimed. Raises `DamageError` that
     names the record's number and offset, and `OSError`.
     """
-    handle = syscalls.open(path, NO_LINK_FLAGS)
-    with os.fdopen(handle, "rb", buffering=_READ_BYTES) as packed:
-        number = offset = 0
-        try:
-            file = unpacked(packed, compression)
-            while start := file.read(HEAD_BYTES):
-                if len(start) < HEAD_BYTES:
-                    raise DamageError(f"the shard ends inside a record's head, after {len(start)} bytes of it")
-                length = data_length(start)
-                if length > MAX_DATA_BYTES:
-                    raise DamageError(f"the record claims {length} bytes, more than an example can have")
-                record = bytearray(start)
-                missing = length + FOOT_BYTES
-                while missing and (piece := file.read(min(missing, max(_READ_BYTES, len(record))))):
-                    record += piece
-                    missing -= len(piece)
-                if missing:
-                    raise DamageError(f"the shard ends inside the record, {missing} bytes too early")
-                data = unframe(memoryview(record))
-                yield Record(number, offset, len(record), data)
-                number, offset = number + 1, offset + len(record)
-        except DamageError as error:
-            raise DamageError(f"record {number} at offset {offset}: {error}") from None
-        except (zlib.error, EOFError, gzip.BadGzipFile) as error:
-            raise DamageError(f"record {number} at offset {offset}: damaged compression ({error})") from None
+    number = offset = 0
+    try:
+        file = unpacked(packed, compression)
+        while start := file.read(HEAD_BYTES):
+            if len(start) < HEAD_BYTES:
+                raise DamageError(f"the shard ends inside a record's head, after {len(start)} bytes of it")
+            length = data_length(start)
+            if length > MAX_DATA_BYTES:
+                raise DamageError(f"the record claims {length} bytes, more than an example can have")
+            record = bytearray(start)
+            missing = length + FOOT_BYTES
+            while missing and (piece := file.read(min(missing, max(_READ_BYTES, len(record))))):
+                record += piece
+                missing -= len(piece)
+            if missing:
+                raise DamageError(f"the shard ends inside the record, {missing} bytes too early")
+            data = unframe(memoryview(record))
+            yield Record(number, offset, len(record), data)
+            number, offset = number + 1, offset + len(record)
+    except DamageError as error:
+        raise DamageError(f"record {number} at offset {offset}: {error}") from None
+    except (zlib.error, EOFError, gzip.BadGzipFile) as error:
+        raise DamageError(f"record {number} at offset {offset}: damaged compression ({error})") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,28 +205,44 @@ def load_index(
     directory: str | os.PathLike[str], shard: ShardInfo, compression: str = "none"
 ) -> tuple[np.ndarray, np.ndarray]:
     """The offsets and sizes of a shard's records, int64. Raises `DamageError` naming the index, and `OSError`."""
-    file = index_name(shard.file)
-    data = _read_beside(directory, file, _LINE_BYTES * shard.examples + 1)
+    return parse_index(_read_beside(directory, index_name(shard.file), index_limit(shard) + 1), shard, compression)
+
+
+def index_limit(shard: ShardInfo) -> int:
+    """Bytes that a shard's index has at most."""
+    return _LINE_BYTES * shard.examples
+
+
+def parse_index(data: bytes, shard: ShardInfo, compression: str = "none") -> tuple[np.ndarray, np.ndarray]:
+    """The offsets and sizes of a shard's records by the bytes of its index. Raises `DamageError` naming the index."""
     try:
         return decode_index(data, shard.examples, shard.bytes if compression == "none" else None)
     except DamageError as error:
-        raise DamageError(f"{file}: {error}") from None
+        raise DamageError(f"{index_name(shard.file)}: {error}") from None
 
 
 def load_keys(directory: str | os.PathLike[str], shard: ShardInfo, compression: str = "none") -> list[bytes]:
     """The keys of a shard's records. Raises `DamageError` naming the file, and `OSError`."""
-    file = keys_name(shard.file)
+    limit = keys_limit(shard, compression)
+    return parse_keys(_read_beside(directory, keys_name(shard.file), limit + 1), shard, compression)
+
+
+def keys_limit(shard: ShardInfo, compression: str = "none") -> int:
+    """Bytes that a shard's file of keys has at most."""
     # The keys are in the records too, so a longer file is not read: escaped they have at most twice the bytes.
-    limit = 2 * shard.bytes * (1 if compression == "none" else _MAX_DEFLATE_RATIO) + shard.examples
-    data = _read_beside(directory, file, limit + 1)
+    return 2 * shard.bytes * (1 if compression == "none" else _MAX_DEFLATE_RATIO) + shard.examples
+
+
+def parse_keys(data: bytes, shard: ShardInfo, compression: str = "none") -> list[bytes]:
+    """The keys of a shard's records by the bytes of their file. Raises `DamageError` naming the file."""
     try:
-        if len(data) > limit:
+        if len(data) > keys_limit(shard, compression):
             raise DamageError("it is longer than the keys of the shard can be")
         keys = decode_keys(data)
         if len(keys) != shard.examples:
             raise DamageError(f"{len(keys)} keys, expected {shard.examples}")
     except DamageError as error:
-        raise DamageError(f"{file}: {error}") from None
+        raise DamageError(f"{keys_name(shard.file)}: {error}") from None
     return keys
 
 

@@ -7,18 +7,17 @@ verified.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import LABEL, Layout, label_entry, parse_example, parse_start
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from npy2tfrecord.formats.shard import array_of, key_of, label_of
 from npy2tfrecord.formats.tfrecord import FRAME_BYTES, HEAD_BYTES, data_length, unframe
 from npy2tfrecord.storage.in_flight import InFlight
+from npy2tfrecord.storage.set_files import OpenFile
 from readers.manifests import PlacedShard
 from readers.shards.index import load_table
 from readers.shards.presence import open_shard
@@ -36,7 +35,7 @@ def read_sizes(
     Raises `UsageError` where an example's features differ in size, and `DamageError`.
     """
     sizes = [np.empty(0, np.int64)]
-    with InFlight() as requests:
+    with InFlight(begin=max((shard.files.in_flight for shard in shards), default=0)) as requests:
         for part in parts:
             sizes.append(_sizes_of(shards[part.shard], part, manifest, axes, requests))
     return np.concatenate(sizes)
@@ -48,14 +47,14 @@ def _sizes_of(
     table = load_table(shard)
     sizes = np.empty(part.count, np.int64)
     most = _head_bytes(manifest.features)
-    handle = open_shard(shard)
+    file = open_shard(shard)
 
     def read(numbers: Iterator[int]) -> None:
         for i in numbers:
             record = part.first + i
             offset, size = int(table.offsets[record]), int(table.sizes[record])
             try:
-                key, shapes = _shapes(handle, offset, size, min(size, most), manifest)
+                key, shapes = _shapes(file, offset, size, min(size, most), manifest)
             except DamageError as error:
                 raise DamageError(f"{display(shard.path)}: record {record} at offset {offset}: {error}") from None
             except OSError as error:
@@ -69,7 +68,7 @@ def _sizes_of(
     try:
         requests.run(read, range(part.count))
     finally:
-        os.close(handle)
+        file.close()
     return sizes
 
 
@@ -80,13 +79,13 @@ def _head_bytes(features: Sequence[FeatureInfo]) -> int:
 
 
 def _shapes(
-    handle: int, offset: int, size: int, head_bytes: int, manifest: Manifest
+    file: OpenFile, offset: int, size: int, head_bytes: int, manifest: Manifest
 ) -> tuple[bytes, dict[str, Sequence[int]]]:
     """The key of a record and the shapes of its arrays. Raises `DamageError` and `OSError`."""
-    head = _read(handle, offset, head_bytes)
+    head = _read(file, offset, head_bytes)
     found = _shapes_by_head(head, size, manifest)
     if found is None:
-        columns = parse_example(unframe(_read(handle, offset, size)))
+        columns = parse_example(unframe(_read(file, offset, size)))
         found = key_of(columns), {info.name: array_of(columns, info).shape for info in manifest.features}
     return found
 
@@ -120,9 +119,9 @@ def _shapes_by_head(head: memoryview, size: int, manifest: Manifest) -> tuple[by
     return key, shapes
 
 
-def _read(handle: int, offset: int, size: int) -> memoryview:
+def _read(file: OpenFile, offset: int, size: int) -> memoryview:
     data = memoryview(bytearray(size))
-    done = syscalls.read_into(handle, data, offset)
+    done = file.read_into(data, offset)
     if done < size:
         raise DamageError(f"the shard ends at {offset + done} bytes, before the record does")
     return data

@@ -12,15 +12,13 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, display
 from npy2tfrecord.formats.manifest import index_name, keys_name
-from npy2tfrecord.formats.shard import decode_index, decode_keys, encode_keys
+from npy2tfrecord.formats.shard import decode_index, decode_keys, encode_keys, index_limit, keys_limit
 from readers.manifests import PlacedShard
 from readers.splits import Part
 
-_THREADS = 16  # a network file system answers many requests at once
-_LINE_BYTES = 40  # of an index, at most
+_THREADS = 32  # a network file system or a bucket answers many requests at once
 
 Loaded = TypeVar("Loaded")
 
@@ -67,7 +65,7 @@ def load_table(info: PlacedShard) -> Table:
         offsets, sizes = decode_index(data, info.examples, info.bytes)
         return Table(offsets, sizes.astype(np.uint32))
 
-    return _load(os.path.join(info.directory, index_name(info.file)), info.examples * _LINE_BYTES, decode)
+    return _load(info, index_name(info.file), index_limit(info), decode)
 
 
 def find_offsets(shards: Sequence[PlacedShard], parts: Sequence[Part], compression: str) -> list[int | None]:
@@ -95,15 +93,13 @@ def _offsets_of(info: PlacedShard, records: Sequence[int]) -> list[tuple[int, in
 
 def load_keys(info: PlacedShard) -> Keys:
     """The keys of a shard's records. Raises `DamageError` unless there is one for each."""
-    # The keys are in the records too, so a longer file is not read: escaped they have at most twice the bytes.
-    limit = 2 * info.bytes + info.examples
-    return _load(os.path.join(info.directory, keys_name(info.file)), limit, lambda data: Keys(data, info.examples))
+    return _load(info, keys_name(info.file), keys_limit(info), lambda data: Keys(data, info.examples))
 
 
-def _load(path: str, limit: int, decode: Callable[[bytes], Loaded]) -> Loaded:
+def _load(info: PlacedShard, name: str, limit: int, decode: Callable[[bytes], Loaded]) -> Loaded:
+    path = os.path.join(info.directory, name)
     try:
-        with os.fdopen(syscalls.open_regular(path), "rb") as file:
-            return decode(file.read(limit + 1))
+        return decode(info.files.read(name, limit + 1))
     except DamageError as error:
         raise DamageError(f"{display(path)}: {error}") from None
     except OSError as error:

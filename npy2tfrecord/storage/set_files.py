@@ -1,0 +1,222 @@
+"""The files of a data set, wherever they are: in a directory of this machine, or below a prefix of a bucket.
+
+Who reads a data set asks here for a file by its name below the data set's directory. What can't be read is an
+`OSError`, whatever the storage is.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from io import BufferedReader, RawIOBase
+from typing import IO, Any, Protocol
+
+from npy2tfrecord import syscalls
+from npy2tfrecord.errors import DamageError, FormatVersionError, UsageError, display
+from npy2tfrecord.formats import manifest_parsing
+from npy2tfrecord.formats.manifest import FILE_NAME, MAX_FILE_BYTES, Manifest
+from npy2tfrecord.paths import is_bucket, place
+from npy2tfrecord.storage.objects import ObjectInfo, Prefix
+
+_LOCAL_PIECE_BYTES = 2**20  # of a file that is read from its start to its end
+_BUCKET_PIECE_BYTES = 16 * 2**20
+
+
+class OpenFile(Protocol):
+    """A file that is read at any place."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        """Fill `view` from `offset`, as far as the file goes; returns the bytes read."""
+
+    def close(self) -> None: ...
+
+
+class SetFiles(Protocol):
+    """The files of one data set.
+
+    `in_flight` is how many requests are worth having under way at once; 0 where that shows only as they are made.
+    """
+
+    in_flight: int
+
+    def names(self) -> list[str]:
+        """The names of what is in the data set's directory itself."""
+
+    def open(self, name: str) -> OpenFile:
+        """A file, open."""
+
+    def read(self, name: str, limit: int) -> bytes:
+        """The bytes of a file, up to `limit` of them."""
+
+
+class LocalFiles:
+    """A directory. Where `links` is False, a link isn't followed, for it may lead anywhere."""
+
+    in_flight = 0
+
+    def __init__(self, directory: str, *, links: bool = True) -> None:
+        self._directory = directory
+        self._flags = syscalls.READ_FLAGS | (0 if links else getattr(os, "O_NOFOLLOW", 0))
+
+    def names(self) -> list[str]:
+        return os.listdir(self._directory)
+
+    def open(self, name: str) -> LocalFile:
+        return LocalFile(syscalls.open_regular(os.path.join(self._directory, name), self._flags))
+
+    def read(self, name: str, limit: int) -> bytes:
+        file = self.open(name)
+        try:
+            return syscalls.read_up_to(file.handle, limit)
+        finally:
+            file.close()
+
+
+class LocalFile:
+    """An open file that is closed, at the latest, when nothing holds it any more."""
+
+    def __init__(self, handle: int) -> None:
+        self.handle = handle
+        self.size = syscalls.fstat(handle).st_size
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        return syscalls.read_into(self.handle, view, offset)
+
+    def close(self) -> None:
+        handle, self.handle = self.handle, -1
+        if handle >= 0:
+            syscalls.close(handle)
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class BucketFiles:
+    """A prefix of a bucket, as one list of its objects showed it: what has another ETag later is refused."""
+
+    in_flight = 32
+
+    def __init__(self, url: str) -> None:
+        self._prefix = Prefix(url)
+        self._lock = threading.Lock()
+        self._found: dict[str, ObjectInfo] | None = None
+
+    def _objects(self) -> dict[str, ObjectInfo]:
+        with self._lock:
+            if self._found is None:
+                self._found = {info.name: info for info in self._prefix.list_objects()}
+            return self._found
+
+    def _info(self, name: str) -> ObjectInfo:
+        found = self._objects().get(name)
+        if found is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", self._prefix.at(name))
+        return found
+
+    def names(self) -> list[str]:
+        return sorted({name.partition("/")[0] for name in self._objects()})
+
+    def open(self, name: str) -> BucketFile:
+        return BucketFile(self._prefix, self._info(name))
+
+    def read(self, name: str, limit: int) -> bytes:
+        info = self._info(name)
+        if info.size > limit:
+            return bytes(self._prefix.read_range(name, 0, limit, etag=info.etag))
+        return self._prefix.read(name, limit=limit, etag=info.etag)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"url": self._prefix.url}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["url"])  # type: ignore[misc]
+
+
+class BucketFile:
+    """An object of known size and ETag."""
+
+    def __init__(self, prefix: Prefix, info: ObjectInfo) -> None:
+        self._prefix, self._info = prefix, info
+
+    @property
+    def size(self) -> int:
+        return self._info.size
+
+    def read_into(self, view: memoryview, offset: int) -> int:
+        data = self._prefix.read_range(self._info.name, offset, offset + len(view), etag=self._info.etag)
+        view[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+def files_of(path: str, *, links: bool = True) -> SetFiles:
+    """The files of the data set at `path`: a directory, or the URL of a place in a bucket."""
+    return BucketFiles(path) if is_bucket(path) else LocalFiles(path, links=links)
+
+
+class _Sequential(RawIOBase):
+    """An open file from its start to its end."""
+
+    def __init__(self, file: OpenFile) -> None:
+        self._file, self._position = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        count = self._file.read_into(view, self._position)
+        self._position += count
+        return count
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+def sequential(file: OpenFile) -> IO[bytes]:
+    """A file that is read from its start to its end, in large pieces."""
+    size = _LOCAL_PIECE_BYTES if isinstance(file, LocalFile) else _BUCKET_PIECE_BYTES
+    return BufferedReader(_Sequential(file), max(1, min(size, file.size)))
+
+
+def load_manifest(path: str | os.PathLike[str]) -> Manifest:
+    """The manifest of a data set in a directory or in a bucket. Raises what `manifest_parsing.load` raises."""
+    url = place(path, "data set")
+    if not is_bucket(url):
+        return manifest_parsing.load(path)
+    prefix = Prefix(url)
+    shown = display(prefix.at(FILE_NAME))
+    try:
+        data = prefix.read(FILE_NAME, limit=MAX_FILE_BYTES)
+    except FileNotFoundError as error:
+        raise _no_data_set(prefix, error) from None
+    except OSError as error:
+        if error.errno == errno.EFBIG:
+            raise DamageError(f"{shown} is larger than {MAX_FILE_BYTES} bytes") from error
+        raise UsageError(f"{shown}: {error.strerror}") from error
+    try:
+        return manifest_parsing.decode(data)
+    except (DamageError, FormatVersionError) as error:
+        raise type(error)(f"{shown}: {error}") from None
+
+
+def _no_data_set(prefix: Prefix, error: OSError) -> UsageError:
+    """Why there is no manifest: the bucket, the prefix or the end of a conversion is missing."""
+    url = display(prefix.url)
+    try:
+        names = {info.name.partition("/")[0] for info in prefix.list_objects()}
+    except FileNotFoundError:
+        return UsageError(f"{url}: there is no such bucket")
+    except OSError:  # listing needs a right of its own
+        return UsageError(f"{url} has no {FILE_NAME}: {error.strerror}")
+    if not names:
+        return UsageError(f"{url}: nothing is there")
+    why = "its conversion is unfinished; run it again to resume" if ".npy2tfrecord" in names else "it is no data set"
+    return UsageError(f"{url} has no {FILE_NAME}: {why}")
