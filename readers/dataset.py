@@ -79,7 +79,7 @@ def load_dataset(
     cache: True to keep what was read in memory, or the path of a file to keep it in.
     prefetch, num_parallel_calls: chosen when left out.
     tune_malloc: make glibc keep large blocks of memory, in the whole process, which is said once in the log `readers`
-        at level INFO; None where batches are large. `docs/reading.md` has the environment variables that do the same.
+        at level INFO; None where batches are large. `docs/reading/pipelines.md` has the variables that do the same.
     on_corrupt: 'raise', or 'skip' to check all records first and leave out the damaged and the missing ones, with a
         `DamageWarning`.
 

@@ -1,6 +1,6 @@
 """The one place that decides which pipeline is built: from the manifest and the options, with nothing to tune.
 
-Pure: no TensorFlow, no I/O. `docs/reading.md` shows each pipeline and says why it is as it is.
+Pure: no TensorFlow, no I/O. `docs/reading/pipelines.md` shows each pipeline and says why it is as it is.
 """
 
 from __future__ import annotations
