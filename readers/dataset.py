@@ -43,6 +43,7 @@ def load_dataset(
     hop: int | None = None,
     map_fn: Callable[..., Any] | None = None,
     worker: Any = None,
+    start: Any = 0,
     deterministic: bool | None = None,
     cache: bool | str = False,
     prefetch: int = AUTOTUNE,
@@ -72,6 +73,8 @@ def load_dataset(
         axis 0; `start` says where each was. An array that is shorter gives none.
     map_fn: applied to single examples, before batches are made.
     worker: (index, count) or a tf.distribute.InputContext: this worker's share of the examples.
+    start: continue an epoch that was stopped: examples that were consumed in all, or (examples, workers) where several
+        workers consumed them in step, whatever `worker` is now; a list of these where it was stopped several times.
     deterministic: whether the order must be the same every time; None where a seed is given or nothing is shuffled.
     cache: True to keep what was read in memory, or the path of a file to keep it in.
     prefetch, num_parallel_calls: chosen when left out.
@@ -86,7 +89,7 @@ def load_dataset(
         features=features, batch_size=batch_size, drop_remainder=drop_remainder, shuffle=shuffle, seed=seed,
         repeat=repeat, padding=padding, padding_value=padding_value, ragged=ragged, with_lengths=with_lengths,
         normalize=normalize, buckets=buckets, window=window, hop=hop, map_fn=map_fn, worker=worker,
-        deterministic=deterministic, cache=cache,
+        start=start, deterministic=deterministic, cache=cache,
         prefetch=prefetch, num_parallel_calls=num_parallel_calls, tune_malloc=tune_malloc,
         on_corrupt=on_corrupt,
     )  # fmt: skip
@@ -103,10 +106,10 @@ def load_dataset(
         parts = damage.without(parts, damaged)
         if damaged:
             damage.warn(selection.shards, damaged)
-    parts = splits.share(parts, *options.worker_index())
+    parts = splits.share(splits.left(parts, options.stops()), *options.worker_index())
 
     from readers.pipeline.builder import Builder
-    from readers.pipeline.decoding import make_decoder
+    from readers.pipeline.decoders import make_decoder
     from readers.pipeline.shard_records import ShardRecords
 
     used = features_used(manifest, columns)

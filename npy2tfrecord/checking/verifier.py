@@ -17,8 +17,8 @@ from npy2tfrecord.errors import ConflictError, DamageError, UsageError, display
 from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.manifest import INDEX_DIR, Manifest, ShardInfo, index_name, keys_name
+from npy2tfrecord.formats.neighbours import neighbour_files
 from npy2tfrecord.formats.shard import NO_LINK_FLAGS, check_example, content_of, key_of, load_keys, read_records
-from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Options, Sources, anchored, parse_path, parse_sources
 from npy2tfrecord.options import Path as AnyPath
@@ -124,7 +124,7 @@ def _check_names(path: str, manifest: Manifest) -> list[str]:
 
 
 def _check_neighbours(path: str, manifest: Manifest) -> dict[str, list[str]]:
-    """What is wrong with the files for TFDS: they follow from the manifest."""
+    """What is wrong with the files beside the manifest: they follow from it."""
     damaged = {}
     for name, expected in neighbour_files(manifest).items():
         try:

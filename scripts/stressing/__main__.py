@@ -40,7 +40,7 @@ def flip_bits(root: Path, count: int, chance: Chance, end: float) -> Told:
     tests = [f"tests/checking/test_verifying.py::test_every_{name}" for name in (
         "flipped_bit_is_found_in_its_record", "truncation_is_found_in_its_record",
         "changed_byte_of_manifest_index_and_neighbours_is_found")]  # fmt: skip
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    words = [sys.executable, "-m", "pytest", "-q", "--timeout=0", "-p", "no:cacheprovider", *tests]
     runs = [
         subprocess.Popen(
             [*words, f"--basetemp={root}-{part}"],
