@@ -30,7 +30,7 @@ def run_blocks(
             exec(compile(text, name, "exec"), {})
             said = capsys.readouterr().out
         else:
-            assert text == said
+            assert text == said, f"{name} shows {text!r}, and {said!r} is printed"
             said = None
     assert said is None
 
