@@ -133,8 +133,7 @@ class Prefix:
 
     def first_names(self, number: int, *, outside: str) -> list[str]:
         """The names of up to `number` objects that don't begin with `outside`, without listing all that there are."""
-        import obstore
-
+        obstore = _obstore()
         start = len(self.path) + 1 if self.path else 0
 
         def list_some() -> list[str]:

@@ -7,6 +7,7 @@ it that is the error: it is only asked for where the reader has given fewer reco
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from npy2tfrecord.formats.tfrecord import FRAME_BYTES
 from readers.manifests import PlacedShard
 from readers.pipeline.decoding import SHAPE, Decoder
 from readers.pipeline.strategy import UNBUFFERED_BYTES
+from readers.shards.cache import Fetcher
 from readers.splits import Part
 
 Records = Any  # byte strings, or a dict of them and which classes their labels are
@@ -41,6 +43,7 @@ class ShardRecords:
         label_dtype: str | None,  # None where no label is wanted
         decoders: Sequence[Decoder],
         offsets: Sequence[int | None],
+        fetcher: Fetcher | None = None,  # of the shards in buckets
     ) -> None:
         self.parts = tuple(parts)
         mean = sum(shard.bytes for shard in shards) / max(1, sum(shard.examples for shard in shards))
@@ -49,6 +52,7 @@ class ShardRecords:
         used = sorted({part.shard for part in parts})  # the graph holds the names of no other shards
         place = {shard: i for i, shard in enumerate(used)}
         self._files = tf.constant([shards[i].path for i in used], tf.string)
+        self._used, self._fetcher = used, fetcher
         # All of a part in one row: every operation of a graph costs at the start of every epoch.
         rows = [
             (place[part.shard], part.first, part.count, *((part.first, 0) if offset is None else (0, offset)))
@@ -74,13 +78,43 @@ class ShardRecords:
             self._spec[decoder.info.name] = tf.io.FixedLenFeature([], tf.string)
         self._spec |= self._shapes
 
+    def announced(self, numbers: tf.data.Dataset, shards: Sequence[Sequence[int]]) -> tf.data.Dataset:
+        """The same numbers; shards in buckets are fetched before they are read. Number i stands for `shards[i]`."""
+        fetcher = self._fetcher
+        if fetcher is None:
+            return numbers
+        # So many numbers stand for as many shards as are to be fetched before they are read.
+        ahead = max(1, fetcher.ahead * len(shards) // max(1, len({shard for each in shards for shard in each})))
+
+        def announce(number: np.int64) -> np.int64:
+            for shard in shards[int(number)]:
+                fetcher.announce(shard)
+            return number
+
+        def announced(number: tf.Tensor) -> tf.Tensor:
+            # Not stateful: it changes nothing that an iterator's checkpoint would have to hold.
+            return tf.ensure_shape(tf.numpy_function(announce, [number], tf.int64, stateful=False), [])
+
+        return numbers.map(_plain(announced)).prefetch(ahead)
+
+    def _path(self, shard: tf.Tensor) -> tf.Tensor:
+        """The path of a shard's file on this machine, once it is there."""
+        fetcher = self._fetcher
+        if fetcher is None:
+            return tf.gather(self._files, shard)
+
+        def wait(shard: np.int64) -> bytes:
+            return os.fsencode(fetcher.wait(self._used[shard]))
+
+        return tf.ensure_shape(tf.numpy_function(wait, [shard], tf.string, stateful=False), [])
+
     def blocks(self, part: tf.Tensor, size: int, drop_remainder: bool = False) -> tf.data.Dataset:
         """The records of one part, `size` at a time; an error takes the place of the first block that can't be read.
 
         A shard that can't be opened is TensorFlow's own error, which names it; damage is an `InvalidArgumentError`.
         """
         shard, _, count, before, offset = self._place(part)
-        records = self._records(tf.gather(self._files, shard), offset).skip(before).take(count)
+        records = self._records(self._path(shard), offset).skip(before).take(count)
         records = records.apply(tf.data.experimental.assert_cardinality(count))
         blocks = records.batch(size, drop_remainder=drop_remainder)
         number = count // size if drop_remainder else (count + size - 1) // size
@@ -94,7 +128,7 @@ class ShardRecords:
     def _problem(self, part: tf.Tensor) -> tf.data.Dataset:
         """The error about a part that gave fewer records than it has."""
         shard, first, count, _, _ = self._place(part)
-        file = tf.gather(self._files, shard)
+        file, name = self._path(shard), tf.gather(self._files, shard)
         # Whatever keeps the file from being opened is raised here, by TensorFlow, with the file's name.
         opened = tf.data.FixedLengthRecordDataset(file, 1, buffer_size=1)
         opened = opened.concatenate(tf.data.Dataset.from_tensors(tf.constant(b""))).take(1)
@@ -107,9 +141,9 @@ class ShardRecords:
         def fail(_: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
             record = tf.size(sizes, tf.int64) - 1
             offset = tf.reduce_sum(tf.cast(sizes, tf.int64)) + record * FRAME_BYTES
-            where = ["record ", tf.strings.as_string(record), " of ", file, " is damaged or missing, at offset "]
+            where = ["record ", tf.strings.as_string(record), " of ", name, " is damaged or missing, at offset "]
             damaged = tf.strings.join([*where, tf.strings.as_string(offset), _ADVICE])
-            passing = tf.strings.join([file, " could not be read at first, but could when it was read again"])
+            passing = tf.strings.join([name, " could not be read at first, but could when it was read again"])
             message = tf.where(record < first + count, damaged, passing)
             failed = tf.raw_ops.Assert(condition=tf.constant(False), data=[message], summarize=1)
             with tf.control_dependencies([failed]):
