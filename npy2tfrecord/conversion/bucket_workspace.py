@@ -211,8 +211,9 @@ class BucketWorkspace:
 
     def whole_shards(self, candidates: Iterable[Candidate], options: Options, jobs: Jobs) -> set[str]:
         """The shards that a list of the bucket shows as they were put: nothing of them is read."""
-        there, whole = self._listed(), set()
-        for entry, keys_hash in candidates:
+        wanted = list(candidates)
+        there, whole = self._listed() if wanted else {}, set()
+        for entry, keys_hash in wanted:
             if not entry.uploads:  # known from its manifest alone
                 names = [entry.file, *(beside(entry.file, suffix) for suffix in BESIDE)]
                 is_whole = all(name in there for name in names) and there[entry.file].size == entry.shard.bytes

@@ -20,12 +20,6 @@ from npy2tfrecord.storage.objects import ChangedObjectError, ObjectInfo, Prefix
 LARGE = 20 * 2**20  # more than an upload of one part
 
 
-@pytest.fixture(autouse=True)
-def _new_clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each test has the clients of its own environment."""
-    monkeypatch.setattr(objects, "_clients", {})
-
-
 @pytest.fixture
 def place(object_server: ObjectServer) -> Prefix:
     """A place of its own at each server in turn."""
@@ -144,7 +138,8 @@ def test_any_name_is_kept(place: Prefix) -> None:
 
 @pytest.fixture
 def faulty(seaweed: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> FaultProxy:
-    """SeaweedFS behind a proxy."""
+    """SeaweedFS behind a proxy, and a client that does not wait long before it asks again."""
+    monkeypatch.setattr(objects, "_FIRST_PAUSE_SECONDS", 0.01)
     with proxied(seaweed) as proxy:
         proxy.server.use(monkeypatch)
         yield proxy
