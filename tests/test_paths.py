@@ -34,11 +34,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("convert", "data", "out", "--files-from", "az://c/list"),
         ("convert", "data", "out", "--labels", "https://example.org/labels.csv"),
         ("scan", "hdfs://name/x"),
+        ("info", "hdfs://name/x"),
+        ("show", "hdfs://name/x", "a"),
+        ("verify", "hdfs://name/x"),
+        ("export", "hdfs://name/x", "out"),
         ("scan", "data", "--plot", "gs://bucket/x.png"),
-        ("info", "gs://bucket/x"),
-        ("show", "gs://bucket/x", "a"),
-        ("verify", "gs://bucket/x"),
-        ("export", "gs://bucket/x", "out"),
     ],
 )
 def test_urls_of_other_places_are_refused(here: Path, command: Command, words: tuple[str, ...]) -> None:
@@ -60,9 +60,9 @@ def test_no_url_becomes_a_folder_of_exports(here: Path, command: Command) -> Non
         lambda: npy2tfrecord.convert("data", Path("hdfs://name/x")),  # which is hdfs:/name/x
         lambda: npy2tfrecord.convert({"x": "s3://bucket/x"}, "out"),
         lambda: npy2tfrecord.scan(b"s3://bucket/x"),
-        lambda: readers.load_manifest("gs://bucket/x"),
-        lambda: readers.ArraySource(Path("gs://bucket/x")),
-        lambda: readers.load_dataset("gs://bucket/x"),
+        lambda: readers.load_manifest("hdfs://name/x"),
+        lambda: readers.ArraySource(Path("hdfs://name/x")),
+        lambda: readers.load_dataset("hdfs://name/x"),
         lambda: readers.load_dataset("out", cache="gs://bucket/cache"),
         lambda: readers.load_npy("gs://bucket/x"),
     ],

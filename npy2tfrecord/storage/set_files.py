@@ -34,6 +34,9 @@ class OpenFile(Protocol):
     def read_into(self, view: memoryview, offset: int) -> int:
         """Fill `view` from `offset`, as far as the file goes; returns the bytes read."""
 
+    def forget(self) -> None:
+        """Let the system forget its own copy, so that what is read comes from the disk."""
+
     def pieces(self) -> Iterator[memoryview]:
         """The bytes from the start to the end, in pieces of some megabytes."""
 
@@ -49,7 +52,7 @@ class SetFiles(Protocol):
     in_flight: int
 
     def names(self) -> list[str]:
-        """The names of what is in the data set's directory itself."""
+        """The names of what is in the data set's directory, of objects also those of what is below."""
 
     def open(self, name: str) -> OpenFile:
         """A file, open."""
@@ -91,6 +94,10 @@ class LocalFile:
     def read_into(self, view: memoryview, offset: int) -> int:
         return syscalls.read_into(self.handle, view, offset)
 
+    def forget(self) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.handle, 0, 0, os.POSIX_FADV_DONTNEED)
+
     def pieces(self) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(_PIECE_BYTES))
         position = 0
@@ -108,7 +115,10 @@ class LocalFile:
 
 
 class BucketFiles:
-    """A prefix of a bucket, as one list of its objects showed it: what has another ETag later is refused."""
+    """A prefix of a bucket. What has another ETag later than when it was seen first, maybe in a list, is refused.
+
+    Objects are listed when their names are asked for. Where they weren't, a file is asked for when it is opened.
+    """
 
     in_flight = 32
 
@@ -117,29 +127,29 @@ class BucketFiles:
         self._lock = threading.Lock()
         self._found: dict[str, ObjectInfo] | None = None
 
-    def _objects(self) -> dict[str, ObjectInfo]:
+    def _listed(self, name: str) -> ObjectInfo | None:
+        """What the list says about an object; None where there is no list."""
+        if self._found is None:
+            return None
+        info = self._found.get(name)
+        if info is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", self._prefix.at(name))
+        return info
+
+    def names(self) -> list[str]:
         with self._lock:
             if self._found is None:
                 self._found = {info.name: info for info in self._prefix.list_objects()}
-            return self._found
-
-    def _info(self, name: str) -> ObjectInfo:
-        found = self._objects().get(name)
-        if found is None:
-            raise FileNotFoundError(errno.ENOENT, "no such object", self._prefix.at(name))
-        return found
-
-    def names(self) -> list[str]:
-        return sorted({name.partition("/")[0] for name in self._objects()})
+            return sorted(self._found)
 
     def open(self, name: str) -> BucketFile:
-        return BucketFile(self._prefix, self._info(name))
+        return BucketFile(self._prefix, self._listed(name) or self._prefix.head(name))
 
     def read(self, name: str, limit: int) -> bytes:
-        info = self._info(name)
-        if info.size > limit:
-            return bytes(self._prefix.read_range(name, 0, limit, etag=info.etag))
-        return self._prefix.read(name, limit=limit, etag=info.etag)
+        info = self._listed(name)
+        if info is not None and info.size <= limit:
+            return self._prefix.read(name, limit=limit, etag=info.etag)
+        return bytes(self._prefix.read_range(name, 0, limit, etag=None if info is None else info.etag))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self._prefix.url}
@@ -162,6 +172,9 @@ class BucketFile:
         data = self._prefix.read_range(self._info.name, offset, offset + len(view), etag=self._info.etag)
         view[: len(data)] = data
         return len(data)
+
+    def forget(self) -> None:
+        """No copy is on this machine."""
 
     def pieces(self) -> Iterator[memoryview]:
         for first in range(0, self.size, _PIECES * _PIECE_BYTES):
