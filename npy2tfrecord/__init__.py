@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from npy2tfrecord.checking.exporter import export
     from npy2tfrecord.checking.verifier import verify
     from npy2tfrecord.commands.progress import progress_bar
-    from npy2tfrecord.conversion.converter import Progress, convert
+    from npy2tfrecord.conversion.converter import convert
     from npy2tfrecord.conversion.merger import merge
+    from npy2tfrecord.conversion.progress import Progress
     from npy2tfrecord.conversion.surveyor import scan
     from npy2tfrecord.formats.manifest import Manifest
 
@@ -22,7 +23,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Manifest": "formats.manifest",
-    "Progress": "conversion.converter",
+    "Progress": "conversion.progress",
     "convert": "conversion.converter",
     "export": "checking.exporter",
     "merge": "conversion.merger",

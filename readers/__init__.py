@@ -4,7 +4,7 @@
     ds = readers.load_dataset("out", split="train", batch_size=64, shuffle=True)   # tf.data
     source = readers.ArraySource("out", split="train")                             # no TensorFlow
 
-Everything is imported when it is first used: `ArraySource` and `load_manifest` never import
+Everything is imported when it is first used: `ArraySource`, `load_manifest` and `preview` never import
 TensorFlow, the others do when they are called.
 """
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from readers.dataset import load_dataset
     from readers.manifests import load_manifest
     from readers.mixing import mix
+    from readers.notebook import preview
     from readers.npy_dataset import load_npy
     from readers.options import AUTOTUNE
     from readers.shards.damage import DamageWarning
@@ -30,9 +31,10 @@ _HOMES = {
     "load_manifest": "readers.manifests",
     "load_npy": "readers.npy_dataset",
     "mix": "readers.mixing",
+    "preview": "readers.notebook",
 }
 
-__all__ = ["AUTOTUNE", "ArraySource", "DamageWarning", "load_dataset", "load_manifest", "load_npy", "mix"]
+__all__ = ["AUTOTUNE", "ArraySource", "DamageWarning", "load_dataset", "load_manifest", "load_npy", "mix", "preview"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,9 @@
-"""Writes what in the documentation follows from the code: docs/cli.md, and the worked example in docs/format.md.
+"""Writes what in the documentation follows from the code: docs/cli.md, the worked example in docs/format.md, the texts
+of all messages in docs/errors.md.
 
     .venv/bin/python scripts/generate_docs.py
 
-A test compares both with what this would write, so that they stay true.
+Tests compare all with what this would write, so that they stay true.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tempfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
+import error_messages
 import numpy as np
 
 import npy2tfrecord
@@ -189,11 +191,45 @@ def format_page(page: str) -> str:
     return _BLOCK.sub(lambda m: m["start"] + blocks[m["name"]].rstrip("\n") + "\n" + m["end"], page)
 
 
+# --- docs/errors.md -----------------------------------------------------------------------------
+
+_MESSAGES = re.compile(
+    r"(?P<start><!-- messages: (?P<what>[^\n]+) -->\n```text\n)(?P<text>.*?)(?P<end>```\n)", re.DOTALL
+)
+
+
+def errors_page(page: str) -> str:
+    """The page with the messages of the code in its blocks: of the class and modules that the comment above names."""
+    lacking = {(message.kind, message.module): message for message in error_messages.messages()}
+    texts: dict[tuple[str, str], list[str]] = {}
+    for message in error_messages.messages():
+        texts.setdefault((message.kind, message.module), []).append(message.text)
+
+    def block(match: re.Match[str]) -> str:
+        kind, *modules = match["what"].split()
+        for module in modules:
+            if lacking.pop((kind, module), None) is None:
+                raise SystemExit(f"docs/errors.md: no {kind} in {module}, or it is there twice")
+        found = sorted({text for module in modules for text in texts[kind, module]}, key=str.lower)
+        return match["start"] + "".join(f"{text}\n" for text in found) + match["end"]
+
+    page = _MESSAGES.sub(block, page)
+    if lacking:
+        kind, module = next(iter(lacking))
+        raise SystemExit(
+            f"docs/errors.md lacks {kind} of {module} ({lacking[kind, module].text!r}): name the module in the comment"
+            " above the block where it belongs, or begin a section"
+        )
+    return page
+
+
 def main() -> None:
-    """Rewrites both pages."""
+    """Rewrites the pages."""
     (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
     page = DOCS / "format.md"
     page.write_text(format_page(page.read_text(encoding="utf-8")), encoding="utf-8")
+    page = DOCS / "errors.md"
+    page.write_text(errors_page(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

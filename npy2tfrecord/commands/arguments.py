@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Protocol, cast
 
+from npy2tfrecord.commands import colors
+
 _COLUMNS = 80
 
 EXIT_CODES = """\
@@ -54,8 +56,16 @@ def make_parser(name: str) -> argparse.ArgumentParser:
     command = load(name)
     parser = _empty_parser(name, command, add_help=True)
     command.add_arguments(parser)
-    command.add_options(parser)
+    add_options(command, parser)
     return parser
+
+
+def add_options(command: Command, parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command, and those that every command has."""
+    command.add_options(parser)
+    parser.add_argument(
+        "--color", choices=colors.CHOICES, default="auto", help="colors: where there is a terminal (auto), or not"
+    )
 
 
 def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
@@ -67,7 +77,7 @@ def parse(name: str, words: Sequence[str]) -> argparse.Namespace:
     # argparse's own parse_intermixed_args drops the `--` between its two passes, so the passes are made here.
     command = load(name)
     options = _empty_parser(name, command, add_help=False)
-    command.add_options(options)
+    add_options(command, options)
     arguments, others = options.parse_known_args(_with_expressions_joined(words[:end]))
     return make_parser(name).parse_args([*others, *words[end:]], arguments)
 
@@ -167,9 +177,15 @@ def add_writing(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="no other run writes there: for stores that can't refuse one",
     )
+    add_progress(parser)
+    add_json(parser)
+
+
+def add_progress(parser: argparse.ArgumentParser) -> None:
+    """`--quiet` and `--progress`."""
+    add = parser.add_argument
     add("--quiet", "-q", action="store_true", default=False, help="show no progress")
     add("--progress", choices=("auto", "json"), default="auto", help="a bar on a terminal, or a line of JSON a second")
-    add_json(parser)
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
@@ -180,3 +196,13 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_plot(parser: argparse.ArgumentParser, what: str) -> None:
     """`--plot FILE`."""
     parser.add_argument("--plot", metavar="FILE", default=None, help=f"also draw a picture: {what} (.png, .svg, .pdf)")
+
+
+def add_html(parser: argparse.ArgumentParser) -> None:
+    """`--html FILE`."""
+    parser.add_argument(
+        "--html",
+        metavar="FILE",
+        default=None,
+        help="also write a page with all of it, pictures included; opens from disk",
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from npy2tfrecord.commands import arguments as shared
 from npy2tfrecord.commands.arguments import load
 from npy2tfrecord.errors import UsageError
 
@@ -44,7 +45,7 @@ def _all_commands(file: object) -> argparse.ArgumentParser:
         command = load(name)
         parser = commands.add_parser(name, help=summary, description=command.DESCRIPTION)
         command.add_arguments(parser)
-        command.add_options(parser)
+        shared.add_options(command, parser)
         for action in parser._actions:
             if action.metavar in _PATHS:
                 action.complete = file  # type: ignore[attr-defined]

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 USAGE = "[options] SOURCE... OUT"
 DESCRIPTION = "Convert .npy and .npz files to sharded TFRecords. Run it again to resume where it stopped."
 
+NOTHING_WRITTEN = "Nothing is written; run it without --dry-run to write this."
+
 # Keywords of `npy2tfrecord.convert` that are options here.
 OPTIONS = (
     *SELECTION_OPTIONS,
@@ -92,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     out = parse_place(arguments.out, "OUT")
     options = Options(**given(arguments, OPTIONS))
-    with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
+    with shown_progress(arguments.progress, quiet=arguments.quiet, color=arguments.color) as progress:
         conversion = Conversion(arguments.sources, out, options, overwrite=arguments.overwrite, progress=progress)
         manifest = conversion.run(dry_run=arguments.dry_run)
     return print_result(conversion, manifest, arguments)
@@ -125,8 +127,7 @@ def print_result(conversion: Conversion, manifest: Manifest, arguments: argparse
             print("\n" + text.unfinished_parts_text(*conversion.unfinished_parts))
         if conversion.passed_over:
             print("\n" + text.passed_over_text(conversion.passed_over))
-        if not arguments.dry_run:
-            print("\n" + text.reading_text(manifest, out))
+        print("\n" + (NOTHING_WRITTEN if arguments.dry_run else text.reading_text(manifest, out)))
     if conversion.known is not None and not arguments.json:
         print(text.known_text(conversion.known))
     return 3 if manifest.skipped else 0

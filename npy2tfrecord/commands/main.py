@@ -10,6 +10,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from npy2tfrecord.commands import colors
 from npy2tfrecord.commands.arguments import EXIT_CODES, load, parse
 from npy2tfrecord.errors import Error, OutputError
 
@@ -24,6 +25,7 @@ COMMANDS = {
     "verify": "check every byte of a converted data set",
     "export": "back to .npy files",
     "merge": "converted data sets into one, or one into other shards",
+    "demo": "small sets of arrays to try things on",
     "completion": "the script that completes this command in a shell",
 }
 
@@ -86,9 +88,13 @@ def _run(command: str, arguments: argparse.Namespace) -> int:
         result = io.StringIO()
         with contextlib.redirect_stdout(result):
             code = load(command).run(arguments)
-        _print_result(result.getvalue())
+        printed = result.getvalue()
+        _print_result(printed if colors.are_wanted(arguments.color, sys.stdout) else colors.without(printed))
     except Error as error:
-        print(f"npy2tfrecord: {error}", file=sys.stderr)
+        start = "npy2tfrecord:"
+        if colors.are_wanted(arguments.color, sys.stderr):
+            start = colors.error(start)
+        print(start, error, file=sys.stderr)
         return error.exit_code
     return code
 

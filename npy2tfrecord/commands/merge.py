@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     from npy2tfrecord.options import Options, parse_place
 
     chosen, running = given(arguments, _CHOICES), Options(**given(arguments, _RUNNING))
-    with shown_progress(arguments.progress, quiet=arguments.quiet) as progress:
+    with shown_progress(arguments.progress, quiet=arguments.quiet, color=arguments.color) as progress:
         merging = Merge(
             arguments.sets, parse_place(arguments.out, "OUT"), chosen, running, arguments.overwrite, progress
         )

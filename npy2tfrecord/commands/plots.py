@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from npy2tfrecord.checking.gallery import require_matplotlib
 from npy2tfrecord.commands.text import count_text, shape_text, size_text
 from npy2tfrecord.errors import OutputError, UsageError, display
 from npy2tfrecord.formats.manifest import FeatureInfo, Histogram, Manifest
@@ -27,13 +29,30 @@ _FEW_CHANNELS = 12
 _MAX_PANELS = 24
 _NAMED_CLASSES = 14  # more classes are drawn without names
 _GREY = "#666666"
+_STYLE: Any = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "text.parse_math": False,
+    "svg.hashsalt": "npy2tfrecord",  # no random names: the same data set gives the same file
+}
 
 Panel = tuple[str, str, Callable[[Any], None]]  # title, label of the x axis, drawing function
 
 
 def plot_manifest(manifest: Manifest, path: str) -> None:
     """Draw a data set: axes that vary, shards, classes by split, and ranges of values where known."""
-    panels = _axes(manifest.features)
+    total = f"{count_text(manifest.examples, 'example')} in {count_text(len(manifest.shards), 'shard')}"
+    features = ", ".join(
+        f"{display(info.name)} {info.dtype} {shape_text(info, dash='–')}" for info in manifest.features[:4]
+    )
+    _draw(manifest_panels(manifest), f"{total}, {size_text(manifest.total_bytes)}", features, path)
+
+
+def manifest_panels(manifest: Manifest) -> list[Panel]:
+    """What there is to draw of a data set."""
+    panels = axis_panels(manifest.features)
     if len(manifest.shards) > 1 or not panels:
         panels.append(("Shards", "", partial(_draw_shards, manifest=manifest)))
     if manifest.label_counts.keys() == manifest.splits.keys():
@@ -46,17 +65,13 @@ def plot_manifest(manifest: Manifest, path: str) -> None:
             title = f"{display(info.name)}: values"
             one = len(info.stats["mean"]) == 1
             panels.append((title, "" if one else "channel", partial(_draw_stats, stats=info.stats)))
-    total = f"{count_text(manifest.examples, 'example')} in {count_text(len(manifest.shards), 'shard')}"
-    features = ", ".join(
-        f"{display(info.name)} {info.dtype} {shape_text(info, dash='–')}" for info in manifest.features[:4]
-    )
-    _draw(panels, f"{total}, {size_text(manifest.total_bytes)}", features, path)
+    return panels
 
 
 def plot_features(features: Sequence[FeatureInfo], path: str) -> None:
     """Draw how the axes of each feature vary."""
     text = ", ".join(f"{display(info.name)} {info.dtype} {shape_text(info, dash='–')}" for info in features[:4])
-    panels = _axes(features) or [("Axes", "", partial(_say, text="no axis varies"))]
+    panels = axis_panels(features) or [("Axes", "", partial(_say, text="no axis varies"))]
     _draw(panels, size_text(sum(info.bytes for info in features)), text, path)
 
 
@@ -87,18 +102,14 @@ def _draw(panels: list[Panel], title: str, subtitle: str, path: str) -> None:
     suffix = os.path.splitext(path)[1].lower()
     if suffix not in _SUFFIXES:
         raise UsageError(f"plot {path!r}: expected a file that ends in {', '.join(_SUFFIXES)}")
-    try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UsageError("a plot needs the package matplotlib: pip install 'npy2tfrecord[plot]'") from None
+    require_matplotlib()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
     panels = panels[:_MAX_PANELS]
     columns = 2 if len(panels) == 4 else min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
-    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
-    # Neither a date nor random names: the same data set gives the same file.
-    style |= {"svg.hashsalt": "npy2tfrecord", "text.parse_math": False}
-    with rc_context(style):
+    with rc_context(_STYLE):
         width = max(columns, 1.6) * _PANEL_INCHES[0]
         figure = Figure(figsize=(width, rows * _PANEL_INCHES[1] + 0.7), layout="constrained")
         figure.suptitle(
@@ -107,13 +118,32 @@ def _draw(panels: list[Panel], title: str, subtitle: str, path: str) -> None:
         for i, (name, label, draw) in enumerate(panels):
             axes = figure.add_subplot(rows, columns, i + 1)
             axes.set_title(name, loc="left")
-            axes.set_xlabel(label, color=_GREY)
-            axes.tick_params(colors=_GREY, labelcolor="black")
-            draw(axes)
+            _draw_panel(axes, label, draw)
         try:
             figure.savefig(path, dpi=110, metadata={"Date": None} if suffix == ".svg" else None)
         except OSError as error:
             raise OutputError.from_os("write", path, error) from error
+
+
+def panel_svg(panel: Panel) -> bytes:
+    """A panel without its title, on no background, as SVG."""
+    require_matplotlib()
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    _, label, draw = panel
+    content = io.BytesIO()
+    with rc_context(_STYLE | {"svg.fonttype": "none"}):
+        figure = Figure(figsize=_PANEL_INCHES, layout="constrained")
+        _draw_panel(figure.add_subplot(), label, draw)
+        figure.savefig(content, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return content.getvalue()
+
+
+def _draw_panel(axes: Any, label: str, draw: Callable[[Any], None]) -> None:
+    axes.set_xlabel(label, color=_GREY)
+    axes.tick_params(colors=_GREY, labelcolor="black")
+    draw(axes)
 
 
 def _shortened(text: str, inches: float) -> str:
@@ -121,7 +151,8 @@ def _shortened(text: str, inches: float) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _axes(features: Sequence[FeatureInfo]) -> list[Panel]:
+def axis_panels(features: Sequence[FeatureInfo]) -> list[Panel]:
+    """A histogram for each axis that varies."""
     panels: list[Panel] = []
     for info in features:
         for axis, histogram in enumerate(info.histograms):
@@ -201,7 +232,7 @@ def _draw_classes(axes: Any, manifest: Manifest) -> None:
         axes.set_yticks(at, texts)
         axes.invert_yaxis()
         axes.set_xlabel("examples", color=_GREY)
-        axes.margins(x=0.35 if len(counts) > 1 else 0.05)
+        axes.margins(x=0.55 if len(counts) > 1 else 0.05)  # room for the legend
         axes.locator_params(axis="x", nbins=5)
     else:
         axes.set_xlabel(f"{len(labels):,} classes", color=_GREY)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from npy2tfrecord.checking.viewer import View, value_range
+from npy2tfrecord.commands import colors
 from npy2tfrecord.errors import display
 from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import FILE_NAME, FeatureInfo, Histogram, Manifest, Skipped
@@ -20,23 +21,25 @@ if TYPE_CHECKING:
 _COLUMNS = 80
 _BAR_WIDTH = 40
 _MAX_BARS = 12
+_PROFILE_BARS = 24  # of an axis, in one line
 _SHOWN_SKIPPED = 10
 _SHOWN_CLASSES = 10
+_SHOWN_FOLDERS = 6
 _SHOWN_KINDS = 8  # of files that are passed over, or features of an example
 _NAME_WIDTH = 32  # of a class name in a table
 
 
-def _terminal_signs() -> tuple[str, str, str]:
-    """A range's dash, a bar's block and a sliver of one; in plain ASCII where standard output lacks them."""
-    signs = ("–", "█", "▏")
+def _terminal_signs() -> tuple[str, str, str, str]:
+    """A range's dash, a bar's block, a sliver of one, and heights; in ASCII where standard output lacks them."""
+    signs = ("–", "█", "▏", "▁▂▃▄▅▆▇█")
     try:
         "".join(signs).encode(getattr(sys.__stdout__, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
-        return ("-", "#", "|")
+        return ("-", "#", "|", "_.-:=+*#")
     return signs
 
 
-_DASH, _BLOCK, _SLIVER = _terminal_signs()
+_DASH, _BLOCK, _SLIVER, _HEIGHTS = _terminal_signs()
 
 
 def size_text(size: float) -> str:
@@ -80,14 +83,8 @@ def table_text(rows: Sequence[Sequence[str]], indent: str = "  ") -> str:
 
 def histogram_text(histogram: Histogram, smallest: int) -> str:
     """A bar for each range of sizes of an axis, as long as there are arrays of these sizes."""
+    totals, step = _bars(histogram, smallest, _MAX_BARS)
     low, high = smallest, histogram.sizes[-1]
-    bars = min(_MAX_BARS, high - low + 1)
-    step = -(-(high - low + 1) // bars)
-    totals = [0] * bars
-    for size, count in zip(histogram.sizes, histogram.counts, strict=True):
-        totals[(size - low) // step] += count
-    while len(totals) > 1 and not totals[-1]:
-        totals.pop()
     most = max(totals)
     lines = []
     width = len(str(high))
@@ -95,8 +92,40 @@ def histogram_text(histogram: Histogram, smallest: int) -> str:
         first, last = low + i * step, min(low + (i + 1) * step - 1, high)
         label = f"{first:>{width}}" if step == 1 else f"{first:>{width}}{_DASH}{last:<{width}}"
         bar = _BLOCK * round(total / most * _BAR_WIDTH) or (_SLIVER if total else "")
-        lines.append(f"    {label}  {total:>9,}  {bar}".rstrip())
+        lines.append(f"    {label}  {total:>9,}  {colors.bars(bar)}".rstrip())
     return "\n".join(lines)
+
+
+def _bars(histogram: Histogram, low: int, most: int) -> tuple[list[int], int]:
+    """How many arrays have a size in each of at most so many ranges from `low` on, and the width of a range."""
+    high = histogram.sizes[-1]
+    bars = min(most, high - low + 1)
+    step = -(-(high - low + 1) // bars)
+    totals = [0] * bars
+    for size, count in zip(histogram.sizes, histogram.counts, strict=True):
+        totals[(size - low) // step] += count
+    while len(totals) > 1 and not totals[-1]:
+        totals.pop()
+    return totals, step
+
+
+def profile_text(info: FeatureInfo) -> str:
+    """A line for each axis that varies: its sizes, the one in the middle, and bars as high as there are arrays."""
+    rows = []
+    for axis, histogram in enumerate(info.histograms):
+        if histogram is not None:
+            low, high = info.min_shape[axis], info.max_shape[axis]
+            totals, _ = _bars(histogram, low, _PROFILE_BARS)
+            most = max(totals)
+            heights = "".join(_HEIGHTS[(total * len(_HEIGHTS) - 1) // most] if total else " " for total in totals)
+            rows.append((f"axis {axis}", f"{low}{_DASH}{high}", f"median {_median(histogram)}", colors.bars(heights)))
+    return table_text(rows, indent="    ") if rows else ""
+
+
+def _median(histogram: Histogram) -> int:
+    """The size that half of the arrays do not exceed, or the upper end of its bin."""
+    below = np.cumsum(histogram.counts)
+    return histogram.sizes[int(np.searchsorted(below, (int(below[-1]) + 1) // 2))]
 
 
 def _dtype_text(info: FeatureInfo) -> str:
@@ -109,7 +138,7 @@ def features_text(
     """A line for each feature, with bars for each axis that varies, and a line for the label if there is one.
 
     `label` are the dtype of the labels and what they are. `counts` are the numbers of arrays of each feature, where
-    they may differ.
+    they may differ: then this is a profile, with one line for each axis.
     """
     rows = [[display(info.name), _dtype_text(info), shape_text(info), size_text(info.bytes)] for info in features]
     if counts is not None:
@@ -120,6 +149,9 @@ def features_text(
     out = []
     for info, line in zip(features, lines, strict=False):
         out.append(line)
+        if counts is not None:
+            out += [profile_text(info)] * any(info.histograms)
+            continue
         for axis, histogram in enumerate(info.histograms):
             if histogram is not None:
                 out.append(f"    axis {axis}:")
@@ -174,22 +206,39 @@ def scan_text(found: ScanReport) -> str:
     """All that `scan` shows."""
     parts = [f"{count_text(found.files, 'file')}, {size_text(sum(info.bytes for info in found.features))} of values"]
     if found.features:
-        parts += ["", "Features", features_text(found.features, counts=found.counts)]
+        parts += ["", colors.heading("Features"), features_text(found.features, counts=found.counts)]
     if found.key is not None:
         arrays = [f"{display(name)} {plain_shape_text(shape)}" for name, shape in found.shapes.items()]
         more = f" and {len(arrays) - _SHOWN_KINDS:,} more features" if len(arrays) > _SHOWN_KINDS else ""
         shown = f"{display(found.key)}: {', '.join(arrays[:_SHOWN_KINDS])}{more}"
-        parts += ["", "Examples", f"  {count_text(found.examples, 'example')}, the first {shown}"]
+        parts += [
+            "",
+            colors.heading("Examples"),
+            f"  {count_text(found.examples, 'example')}, the first {shown}",
+        ]
+        if found.lacking:
+            has = "has" if found.lacking == 1 else "have"
+            lacking = f"{count_text(found.lacking, 'source')} {has} a key that another feature lacks"
+            parts.append(f"  {colors.warning(lacking)}")
         if found.inversion is not None:
             before, after = map(display, found.inversion)
             parts.append(f"  in the order of bytes: {before} before {after}; --sort natural turns them round")
     elif found.features:
-        parts += ["", "Examples", f"  none: {found.obstacle}"]
+        parts += ["", colors.heading("Examples"), "  " + colors.warning(f"none: {found.obstacle}")]
     if found.passed_over:
         parts += ["", passed_over_text(found.passed_over)]
     if found.problems:
         skipped = [Skipped(display(p.where), p.problem) for p in found.problems]
         parts += ["", skipped_text(skipped, "--json")]
+    if found.size:
+        parts += ["", colors.heading("Result"), f"  {size_text(found.size)} in {count_text(found.shards, 'shard')}"]
+        if found.folders:
+            names = [_cut(display(name)) for name in found.folders[:_SHOWN_FOLDERS]]
+            more = ", ..." * (len(found.folders) > _SHOWN_FOLDERS)
+            folders = count_text(len(found.folders), "folder")
+            parts.append(f"  {folders} that may be classes: {', '.join(names)}{more}")
+    elif found.key is not None:
+        parts += ["", colors.heading("Result"), "  " + colors.warning(f"does not fit: {found.obstacle}")]
     return "\n".join(parts)
 
 
@@ -197,7 +246,9 @@ def passed_over_text(counts: Mapping[str, int]) -> str:
     """How many files of which kind are no sources: `Passed over: 12 hidden, 3 .txt`."""
     kinds = [f"{count:,} {kind}" for kind, count in counts.items()]
     others = sum([*counts.values()][_SHOWN_KINDS:])
-    return "Passed over: " + ", ".join(kinds[:_SHOWN_KINDS] + [f"{others:,} others"] * bool(others))
+    return f"{colors.heading('Passed over')}: " + ", ".join(
+        kinds[:_SHOWN_KINDS] + [f"{others:,} others"] * bool(others)
+    )
 
 
 def known_text(known: Known) -> str:
@@ -223,7 +274,7 @@ def unfinished_parts_text(parts: tuple[int, ...], count: int) -> str:
 
 def skipped_text(skipped: Sequence[Skipped], where: str) -> str:
     """The first few skipped sources with reasons, and where all are listed."""
-    lines = [f"Skipped {count_text(len(skipped), 'source')}:"]
+    lines = [colors.warning(f"Skipped {count_text(len(skipped), 'source')}:")]
     lines += [f"  {display(s.source) or '(all)'}: {s.reason}" for s in skipped[:_SHOWN_SKIPPED]]
     if len(skipped) > _SHOWN_SKIPPED:
         lines.append(f"  ... and {len(skipped) - _SHOWN_SKIPPED:,} more; {where} lists all")
@@ -236,14 +287,14 @@ def manifest_text(manifest: Manifest, title: str) -> str:
         f"{title}: {count_text(manifest.examples, 'example')} in {count_text(len(manifest.shards), 'shard')},"
         f" {size_text(manifest.total_bytes)}" + (f", {manifest.compression}" if manifest.compression != "none" else ""),
         "",
-        "Features",
+        colors.heading("Features"),
         features_text(manifest.features, _label_cells(manifest)),
         "",
-        "Splits",
+        colors.heading("Splits"),
         splits_text(manifest),
     ]
     if classes := classes_text(manifest):
-        parts += ["", "Classes", classes]
+        parts += ["", colors.heading("Classes"), classes]
     if manifest.skipped:
         parts += ["", skipped_text(manifest.skipped, FILE_NAME)]
     return "\n".join(parts)
@@ -252,12 +303,12 @@ def manifest_text(manifest: Manifest, title: str) -> str:
 def reading_text(manifest: Manifest, out: str) -> str:
     """The three lines of Python that read the result."""
     split = next(iter(manifest.splits))
-    return (
-        "Read it with\n"
-        "    import readers\n"
-        f"    dataset = readers.load_dataset({out!r}, split={split!r}, batch_size=32)\n"
-        f"    for batch in dataset: print(batch[{manifest.features[0].name!r}].shape)"
+    lines = (
+        "import readers",
+        f"dataset = readers.load_dataset({out!r}, split={split!r}, batch_size=32)",
+        f"for batch in dataset: print(batch[{manifest.features[0].name!r}].shape)",
     )
+    return "\n".join([colors.heading("Read it with"), *(f"    {colors.command(line)}" for line in lines)])
 
 
 def view_text(seen: View) -> str:

@@ -6,13 +6,13 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from functools import partial
 
 from npy2tfrecord import __version__
 from npy2tfrecord.conversion.bucket_workspace import BucketWorkspace
 from npy2tfrecord.conversion.dispatcher import write_all
 from npy2tfrecord.conversion.finish import make_manifest, nothing_new, part_manifest, planned_entries, repaired_manifest
+from npy2tfrecord.conversion.progress import Progress, ProgressFunction
 from npy2tfrecord.conversion.resume import (
     Entries,
     check_begun,
@@ -57,21 +57,6 @@ from npy2tfrecord.writing.shard_writer import ShardEntry
 _SECONDS_FOR_PROCESSES = 0.1  # of work; less is done here sooner than worker processes are started
 _SECONDS_A_BYTE, _SECONDS_A_RECORD, _SECONDS_A_READ = 2.1e-9, 3e-6, 7e-6
 _BESIDE_BYTES = 30  # of the index and the keys, for each record, at most about
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How far a conversion is; given to the `progress` function at least once a second."""
-
-    bytes_done: int
-    bytes_total: int
-    shards_done: int
-    shards_total: int
-    files_found: int = 0
-    files_scanned: int = 0  # whose headers are read; bytes are known after the last
-
-
-ProgressFunction = Callable[[Progress], None]
 
 
 def convert(

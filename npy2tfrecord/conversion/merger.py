@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from npy2tfrecord.conversion.converter import Conversion, ProgressFunction
+from npy2tfrecord.conversion.converter import Conversion
 from npy2tfrecord.conversion.finish import merged_manifest
+from npy2tfrecord.conversion.progress import ProgressFunction
 from npy2tfrecord.conversion.recorded_options import options_of
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.manifest import Manifest

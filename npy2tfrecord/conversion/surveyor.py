@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from typing import Any
 
 import numpy as np
 
+from npy2tfrecord.conversion.progress import Progress, ProgressFunction
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.dtypes import dtype_from_name
 from npy2tfrecord.formats.manifest import FeatureInfo
@@ -18,6 +19,7 @@ from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.natural_order import first_inversion
+from npy2tfrecord.planning.planner import estimate
 from npy2tfrecord.sources.finder import Batch, find, passed_over
 from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, read_here
 from npy2tfrecord.sources.scanner import Scan, scan_files
@@ -26,6 +28,7 @@ from npy2tfrecord.storage.kept import BYTES_A_JOB, KeptFiles
 
 _TASKS_FOR_FORKS = 3  # below, forking takes longer than reading the headers
 _TASKS_FOR_PROCESSES = 30  # the same for processes that start anew
+_MOST_CLASSES = 1000  # with more folders, these are hardly classes
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class ScanReport:
     `passed_over` has the numbers of files that are no sources, by suffix or kind. `examples` is the number of examples
     that have all features, `key` that of the first one, and `shapes` has the shapes of its arrays; where there is none,
     `obstacle` says why. `inversion` are two keys that come in the other order with `sort="natural"`, if there are any.
+
+    The options that were given would make `shards` shards of `size` bytes in all. Of the sources, `lacking` have a key
+    that another feature lacks. `folders` are the first folders of the keys, if they may be classes.
     """
 
     features: tuple[FeatureInfo, ...]
@@ -47,6 +53,11 @@ class ScanReport:
     shapes: Mapping[str, tuple[int, ...]]
     obstacle: str
     inversion: tuple[bytes, bytes] | None
+    size: int
+    shards: int
+    lacking: int
+    folders: tuple[bytes, ...]
+    joined: Examples | None = field(repr=False, compare=False)  # all of them, so that some can be read
 
     def to_json(self) -> dict[str, Any]:
         """The same as JSON."""
@@ -84,6 +95,7 @@ def scan(
     backend: str = "loky",
     scheduler: str | None = None,
     in_flight: int | None = None,
+    progress: ProgressFunction | None = None,
 ) -> ScanReport:
     """What arrays there are, by their headers alone: the features with dtypes and shapes, and the bad sources.
 
@@ -113,8 +125,14 @@ def scan(
     parsed = anchored(parse_sources(sources), backend)
     cores = pool.effective_jobs(options.jobs)
     with dask_cluster.connected(backend, scheduler, cores, [source.path for source in parsed]):
-        scanned = survey(find(parsed, options), options)
+        scanned = survey(find(parsed, options), options, _reporting(progress))
     examples, obstacle = _join_all(scanned, options)
+    size = shards = 0
+    if examples is not None:
+        try:
+            size, shards = estimate(examples, options)
+        except UsageError as error:
+            obstacle = str(error)
     infos = []
     for table in scanned.tables:
         counts = np.bincount(table.header_ids, minlength=len(table.headers))
@@ -131,7 +149,18 @@ def scan(
         shapes={} if examples is None else _shapes(examples, 0),
         obstacle=obstacle,
         inversion=None if examples is None else first_inversion(examples),
+        size=size,
+        shards=shards,
+        lacking=0 if examples is None else len(examples.skipped) - len(scanned.problems),
+        folders=() if examples is None else _folders(examples),
+        joined=examples,
     )
+
+
+def _reporting(progress: ProgressFunction | None) -> Report | None:
+    if progress is None:
+        return None
+    return lambda found, scanned: progress(Progress(0, 0, 0, 0, found, scanned))
 
 
 def _join_all(scanned: Scan, options: Options) -> tuple[Examples | None, str]:
@@ -140,6 +169,16 @@ def _join_all(scanned: Scan, options: Options) -> tuple[Examples | None, str]:
         return join(scanned, replace(options, missing="skip")), ""
     except (UsageError, InputError) as error:
         return None, str(error)
+
+
+def _folders(examples: Examples) -> tuple[bytes, ...]:
+    """The first folders of the keys, where all are in one of some folders that hold several each."""
+    try:
+        names, numbers = examples.directory_names(0, "")
+    except InputError:
+        return ()
+    fit = 1 < len(names) <= _MOST_CLASSES and np.bincount(numbers).min() > 1
+    return tuple(names) if fit else ()
 
 
 def _shapes(examples: Examples, example: int) -> dict[str, tuple[int, ...]]:

@@ -17,6 +17,7 @@ import xxhash
 
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.dtypes import dtype_from_name, time_from_name
+from npy2tfrecord.formats.manifest_html import manifest_html
 
 FILE_NAME = "manifest.json"
 INDEX_DIR = "index"
@@ -228,6 +229,10 @@ class Manifest:
     def _label_counts_json(self, split: str) -> dict[str, Any]:
         found = self.label_counts.get(split)
         return {} if found is None else {"labels": {"values": list(found.values), "counts": list(found.counts)}}
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        return manifest_html(self)
 
     def encode(self) -> bytes:
         """The bytes of `manifest.json`."""

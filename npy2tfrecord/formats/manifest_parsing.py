@@ -15,6 +15,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, FormatVersionError, NewerFormatWarning, UsageError, display
 from npy2tfrecord.formats.dtypes import EXTENSION_NAMES, SUPPORTED_NAMES, time_from_name
 from npy2tfrecord.formats.manifest import (
@@ -54,8 +55,7 @@ def load(directory: str | os.PathLike[str] | bytes) -> Manifest:
     """
     path = Path(local_path(directory, "data set"), FILE_NAME)
     try:
-        # Not blocking: a stranger's manifest may be a pipe.
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        data = _read(path)
     except (FileNotFoundError, NotADirectoryError):
         if not path.parent.is_dir():
             raise UsageError(f"{display(str(path.parent))}: no such directory") from None
@@ -64,17 +64,21 @@ def load(directory: str | os.PathLike[str] | bytes) -> Manifest:
         raise UsageError(f"{display(str(path.parent))} has no {FILE_NAME}: {why}") from None
     except OSError as error:
         raise DamageError(f"{display(str(path))}: {error.strerror}") from error
-    with os.fdopen(handle, "rb") as file:
+    try:
+        return decode(data)
+    except (DamageError, FormatVersionError) as error:
+        raise type(error)(f"{display(str(path))}: {error}") from None
+
+
+def _read(path: Path) -> bytes:
+    """A manifest's bytes. Raises `DamageError` for what is no file, or too large for one."""
+    with syscalls.opened(os.fspath(path)) as handle:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise DamageError(f"{display(str(path))} is not a regular file")
         if status.st_size > MAX_FILE_BYTES:  # not to be read, though it may be all holes
             raise DamageError(f"{display(str(path))} is larger than {MAX_FILE_BYTES} bytes")
-        data = file.read(MAX_FILE_BYTES + 1)
-    try:
-        return decode(data)
-    except (DamageError, FormatVersionError) as error:
-        raise type(error)(f"{display(str(path))}: {error}") from None
+        return syscalls.read_up_to(handle, MAX_FILE_BYTES + 1)
 
 
 def decode(data: bytes) -> Manifest:

@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from typing import Any
 
+# Of loky's resource tracker, a process that removes semaphores after everyone has gone, and complains that it has to.
+_QUIET_TRACKER = "ignore:resource_tracker:UserWarning"
 _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
@@ -26,7 +28,8 @@ def workers(jobs: int, initializer: Callable[..., None], initargs: tuple[Any, ..
     """An executor with `jobs` processes that no one else uses. They are gone when the block ends."""
     from joblib.externals.loky import ProcessPoolExecutor
 
-    executor = ProcessPoolExecutor(jobs, initializer=initializer, initargs=initargs, env=_ONE_THREAD)
+    with _warnings_of_children(_QUIET_TRACKER):
+        executor = ProcessPoolExecutor(jobs, initializer=initializer, initargs=initargs, env=_ONE_THREAD)
     try:
         yield executor
     finally:
@@ -36,3 +39,17 @@ def workers(jobs: int, initializer: Callable[..., None], initargs: tuple[Any, ..
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that workers have ended
             executor.shutdown(wait=True)
+
+
+@contextlib.contextmanager
+def _warnings_of_children(filters: str) -> Iterator[None]:
+    """Processes that are started in the block follow these filters of warnings too."""
+    before = os.environ.get("PYTHONWARNINGS")
+    os.environ["PYTHONWARNINGS"] = f"{before},{filters}" if before else filters
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONWARNINGS"]
+        else:
+            os.environ["PYTHONWARNINGS"] = before

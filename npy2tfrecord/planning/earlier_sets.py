@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from npy2tfrecord.errors import DamageError, display
+from npy2tfrecord.errors import DamageError, InputError
 from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.dtypes import stored_name
 from npy2tfrecord.formats.manifest import Manifest
@@ -28,21 +28,24 @@ class EarlierSets:
     """The keys of data sets, each with the size of its record."""
 
     def __init__(self, paths: Sequence[str]) -> None:
-        """Read the keys and the indexes. Raises `UsageError` or `DamageError` where there is no whole data set."""
+        """Read the keys and the indexes. Raises `UsageError` without a data set, `InputError` for a damaged one."""
         self._manifests: list[Manifest] = []
         self._places: dict[bytes, int] = {}  # the number of the set, and the size of the record
         self._files: list[tuple[FileSet, np.ndarray]] = []
         for number, path in enumerate(paths):
-            manifest = manifest_parsing.load(path)
+            try:
+                manifest = manifest_parsing.load(path)
+            except DamageError as error:
+                raise InputError(path, str(error), "a whole data set") from None
             self._manifests.append(manifest)
             for shard in manifest.shards:
                 try:
                     keys = load_keys(path, shard, manifest.compression)
                     _, sizes = load_index(path, shard, manifest.compression)
                 except DamageError as error:
-                    raise DamageError(f"{display(path)} is damaged: {error}") from None
+                    raise InputError(path, str(error), "a whole data set") from None
                 except OSError as error:
-                    raise DamageError(f"{display(path)} is damaged: {shard.file}: {error.strerror}") from None
+                    raise InputError(path, f"{shard.file}: {error.strerror}", "a whole data set") from None
                 self._places.update(zip(keys, (sizes + (number << _SIZE_BITS)).tolist(), strict=True))
 
     def leave_out(self, examples: Examples, casts: tuple[Cast, ...], record_sizes: np.ndarray) -> np.ndarray:

@@ -37,6 +37,13 @@ def plan(examples: Examples, options: Options, earlier: EarlierSets | None = Non
     return Plan(examples=examples, casts=casts, record_sizes=record_sizes, splits=splits, channels=channels)
 
 
+def estimate(examples: Examples, options: Options) -> tuple[int, int]:
+    """Bytes of all records, and the number of shards that they make if they are one split; raises as `plan` does."""
+    size = int(_record_sizes(examples, _choose_casts(examples, options)).sum())
+    count = options.num_shards or _shard_count(size, int(options.shard_size))
+    return size, min(count, len(examples))
+
+
 def arrange(
     keyed: Keyed, members_of_splits: list[tuple[str, np.ndarray]], record_sizes: np.ndarray, options: Options
 ) -> tuple[Split, ...]:

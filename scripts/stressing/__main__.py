@@ -1,4 +1,4 @@
-"""What `scripts/stress` runs: conversions that are killed, starved, raced and lied to, again and again."""
+"""What `scripts/stress` runs: conversions and merges that are killed, starved, raced and lied to, again and again."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+import jobs
 from calls import fail_at_calls, kill_at_calls
 from disks import fill_disks
 from jobs import Chance, Job, Told, fail
@@ -39,7 +40,7 @@ def flip_bits(root: Path, count: int, chance: Chance, end: float) -> Told:
     tests = [f"tests/checking/test_verifying.py::test_every_{name}" for name in (
         "flipped_bit_is_found_in_its_record", "truncation_is_found_in_its_record",
         "changed_byte_of_manifest_index_and_neighbours_is_found")]  # fmt: skip
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *tests]
+    words = [sys.executable, "-m", "pytest", "-q", "--timeout=0", "-p", "no:cacheprovider", *tests]
     runs = [
         subprocess.Popen(
             [*words, f"--basetemp={root}-{part}"],
@@ -158,8 +159,10 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=random.SystemRandom().randrange(2**32), help="of all that is random"
     )
+    parser.add_argument("--of", choices=jobs.KINDS, default="convert", help="the job, of all but fuzz-* (convert)")
     parser.add_argument("--seconds", type=float, default=3600, help="time budget of each run (3600)")
     arguments = parser.parse_args()
+    jobs.kind = arguments.of
     chosen = [run.partition("=") for run in arguments.runs or RUNS]
     for name, _, _ in chosen:
         if name not in RUNS:

@@ -1,4 +1,4 @@
-"""A small conversion, and forks of this process, which has imported everything, that run it: hundreds take minutes."""
+"""A small job, and forks of this process, which has imported everything, that run it: hundreds take minutes."""
 
 from __future__ import annotations
 
@@ -13,15 +13,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.ma
 from processes import is_alive
 
+import npy2tfrecord
 from npy2tfrecord.checking import comparer  # noqa: F401
-from npy2tfrecord.commands import main, progress, text  # noqa: F401
-from npy2tfrecord.conversion import converter  # noqa: F401
+from npy2tfrecord.commands import convert, main, merge, progress, signals, text  # noqa: F401
+from npy2tfrecord.conversion import converter, merger  # noqa: F401
 from npy2tfrecord.jobs import pool
 
 Told = Counter[str]
 Chance = random.Random
+
+KINDS = {
+    "convert": "a conversion",
+    "not-in": "a conversion of what another data set lacks",
+    "merge": "a merge of two data sets",
+}
+kind = "convert"  # of every job, as `scripts/stress --of` chose it
 
 
 def fail(message: str) -> None:
@@ -29,18 +38,37 @@ def fail(message: str) -> None:
 
 
 class Job:
-    """A small conversion: 64 files, 8 shards, 2 workers."""
+    """A small job: 64 files, 8 shards, 2 workers.
+
+    For a merge the files are in two data sets. What is there already, for a conversion of the rest, is as much again.
+    """
 
     def __init__(self, root: Path, *, files: int = 64, floats: int = 5000, options: tuple[str, ...] = ()) -> None:
-        self.root, self.source, self.options = root, root / "source", options
+        self.root, self.source, self.examples, self.options = root, root / "source", files, options
         self.source.mkdir(parents=True)
         rng = np.random.default_rng(1)
         for i in range(files):
             np.save(self.source / f"{i:03d}.npy", rng.standard_normal((floats + i, 1)).astype("f4"))
+        self._words = ["convert", str(self.source)]
+        if kind == "merge":
+            sets = [str(root / "set0"), str(root / "set1")]
+            for number, out in enumerate(sets):
+                npy2tfrecord.convert(self.source, out, include=("*[02468].npy", "*[13579].npy")[number])
+            self._words = ["merge", *sets]
+        elif kind == "not-in":
+            for i in range(files):
+                np.save(self.source / f"old{i:03d}.npy", np.zeros((floats, 1), "f4"))
+            npy2tfrecord.convert(self.source, root / "set0", include="old*.npy")
+            self._words = ["convert", f"--not-in={root / 'set0'}", str(self.source)]
         started = time.monotonic()
         self.finish(root / "whole")
         self.whole = tree(root / "whole")
         self.seconds = time.monotonic() - started
+
+    def words(self, out: Path, jobs: int = 2, extra: tuple[str, ...] = ()) -> list[str]:
+        """The words of the command."""
+        command, *sources = self._words
+        return [command, "--quiet", "--num-shards=8", f"--jobs={jobs}", *self.options, *extra, *sources, str(out)]
 
     def start(
         self,
@@ -54,7 +82,7 @@ class Job:
         extra: tuple[str, ...] = (),
     ) -> int:
         """Start a run in a session of its own; returns its process. It, or each of its workers, may begin `stopped`."""
-        words = ["convert", "--quiet", "--num-shards=8", f"--jobs={jobs}", *self.options, *extra]
+        words = self.words(out, jobs, extra)
         child = os.fork()
         if child:
             with contextlib.suppress(ProcessLookupError):
@@ -78,7 +106,7 @@ class Job:
 
                 pool.begin_worker = stop
             prepare()
-            sys.argv = ["npy2tfrecord", *words, str(self.source), str(out)]
+            sys.argv = ["npy2tfrecord", *words]
             code = main.main()
             leave()
         except BaseException:

@@ -12,16 +12,18 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from functools import cache
 from multiprocessing import util
 from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
+import jobs
 from jobs import Chance, Job, Told, fail, tree, wait_until_gone
 from processes import children, evidence, leave_evidence
 
-from npy2tfrecord.commands import convert
+from npy2tfrecord.commands import convert, merge
 from npy2tfrecord.conversion import surveyor
 from npy2tfrecord.sources import headers
 
@@ -74,7 +76,8 @@ def _start(job: Job, out: Path, visit: Any, *, begun: Any = None, at_end: Any = 
         leave_evidence(job.root / "dump")
         atexit._clear()  # what this very process has to do at its end
         atexit.register(util._exit_function)  # type: ignore[attr-defined]
-        run = convert.run
+        command: Any = merge if jobs.kind == "merge" else convert
+        run: Callable[[Any], int] = command.run
 
         def traced(arguments: Any) -> int:
             if begun:
@@ -87,7 +90,7 @@ def _start(job: Job, out: Path, visit: Any, *, begun: Any = None, at_end: Any = 
                 if at_end:
                     at_end()
 
-        convert.run = traced
+        command.run = traced
 
     return job.start(out, prepare=prepare, leave=_leave)
 

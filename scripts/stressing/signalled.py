@@ -19,30 +19,30 @@ WAYS = ("foreground", "terminal", "background", "nohup", "setsid")
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 COMMAND = """
 import sys
-from npy2tfrecord.commands import convert, main
+from npy2tfrecord.commands import convert, main, merge
 sys.path.append(sys.argv.pop(1))
 from processes import leave_evidence
 leave_evidence(sys.argv.pop(1))
-run = convert.run
+command = merge if sys.argv[1] == "merge" else convert
+run = command.run
 def run_with_workers(arguments):
     from npy2tfrecord.conversion import converter  # no sooner than the command imports it
     converter._SECONDS_FOR_PROCESSES = 0
     return run(arguments)
-convert.run = run_with_workers
+command.run = run_with_workers
 sys.exit(main.main())
 """
 IN_BACKGROUND = '"$@" & echo $!; wait $!'  # as a script does, where a command so started ignores SIGINT
 
 
 class Command:
-    """A conversion that a shell has started, in one of the ways that decide which signals it sees."""
+    """A job that a shell has started, in one of the ways that decide which signals it sees."""
 
     def __init__(self, job: Job, out: Path, way: str) -> None:
         self.terminal = -1
-        options = ["convert", "--quiet", "--num-shards=8", "--jobs=2", *job.options, str(job.source), str(out)]
         self._dump = job.root / "dump"
         self._dump.unlink(missing_ok=True)
-        words = [sys.executable, "-c", COMMAND, str(Path(__file__).parent), str(self._dump), *options]
+        words = [sys.executable, "-c", COMMAND, str(Path(__file__).parent), str(self._dump), *job.words(out)]
         words = {
             "background": ["bash", "-c", IN_BACKGROUND, "bash", *words],
             "nohup": ["nohup", *words],

@@ -72,6 +72,6 @@ def _watch(job: Job, out: Path) -> str:
             if seen.keys() != job.whole.keys():
                 return f"{looks} looks a manifest, but not {sorted(job.whole.keys() - seen.keys())}"
             with contextlib.closing(readers.ArraySource(out)) as source:
-                if sum(1 for _ in source) != len(list(job.source.iterdir())):
+                if sum(1 for _ in source) != job.examples:
                     return f"{looks} looks a manifest, but not all examples"
     return f"{looks} looks "

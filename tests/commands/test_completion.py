@@ -92,7 +92,7 @@ def test_shells_complete(shell: str, tmp_path: Path, command: Command) -> None:
     expected = {
         "conv": ["convert"],
         "convert --sh": ["--shard-size"],
-        "info --": ["--help", "--json", "--plot", "--shards"],
+        "info --": ["--color", "--help", "--html", "--json", "--plot", "--shards"],
         "convert --compression ": ["gzip", "none", "zlib"],
         "convert da": ["data"],
         "convert data --rows da": ["data"],

@@ -14,7 +14,20 @@ from npy2tfrecord.commands import arguments, convert, merge, scan, verify
 from npy2tfrecord.options import Options
 
 # Arguments that the commands handle by themselves, and keywords that only Python has.
-OF_COMMANDS = {"sources", "sets", "out", "json", "plot", "quiet", "progress", "dry_run", "overwrite", "help"}
+OF_COMMANDS = {
+    "sources",
+    "sets",
+    "out",
+    "json",
+    "html",
+    "plot",
+    "quiet",
+    "progress",
+    "dry_run",
+    "overwrite",
+    "help",
+    "color",
+}
 OF_PYTHON = {"progress", "dry_run", "overwrite", "repaired"}
 
 

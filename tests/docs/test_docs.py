@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xxhash
+from converted import Command, save
 from crc32c import crc32c
 
 from npy2tfrecord.commands import arguments, main
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
 
 sys.path.insert(0, str(ROOT / "scripts"))
+import error_messages  # noqa: E402
 import generate_docs  # noqa: E402
 
 
@@ -128,6 +130,62 @@ def test_format_page_describes_every_file_and_member(example: dict[str, bytes]) 
     document["features"] = document["features"]["array"]
     for name in names(document):
         assert f"`{name}`" in page or f'"{name}"' in page.replace(shown("manifest"), ""), name
+
+
+# --- docs/errors.md -----------------------------------------------------------------------------
+
+
+def test_errors_page_has_every_message() -> None:
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    assert page == generate_docs.errors_page(page), "run scripts/generate_docs.py"
+
+
+def test_errors_page_refuses_a_message_that_no_section_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    messages = error_messages.messages()
+    new = error_messages.Message("npy2tfrecord/new.py", "InputError", "a new problem")
+    monkeypatch.setattr(error_messages, "messages", lambda: [*messages, new])
+    with pytest.raises(SystemExit, match="a new problem"):
+        generate_docs.errors_page(page)
+
+
+def shown_by(page: str) -> list[re.Pattern[str]]:
+    """What matches the messages on the page: anything may stand for a placeholder."""
+    lines = "".join(re.findall(r"-->\n```text\n(.*?)```", page, re.DOTALL)).splitlines()
+    return [
+        re.compile(re.sub(r"\b[A-Z][A-Z-]+\b|…", lambda _: ".*", re.escape(line).replace(r"\-", "-"))) for line in lines
+    ]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("scan", "gone"),
+        ("scan", "arrays"),
+        ("scan", "mixed"),
+        ("convert", "mixed", "out", "--shard-size", "7"),
+        ("convert", "good", "mixed"),
+        ("convert", "good", "out", "--split", "a=0.5"),
+        ("convert", "good", "out", "--labels", "dirs"),
+        ("info", "good"),
+        ("export", "gone", "back"),
+    ],
+    ids=" ".join,
+)
+def test_errors_page_has_what_commands_say(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    save(tmp_path / "good", {"a": np.ones(3)})
+    save(tmp_path / "mixed", {"a": np.ones(3), "b": np.ones(3, "f4")})
+    (tmp_path / "arrays").mkdir()
+    (tmp_path / "arrays" / "page.npy").write_text("<!DOCTYPE html><html>")
+    monkeypatch.chdir(tmp_path)
+    said = " ".join(command(*words).err.split())
+    assert said.startswith("npy2tfrecord: ")
+    patterns = shown_by((ROOT / "docs" / "errors.md").read_text(encoding="utf-8"))
+    best = max((pattern for pattern in patterns if pattern.search(said)), key=lambda p: len(p.pattern), default=None)
+    assert best is not None, said
+    assert len(re.sub(r"\.\*|\W", "", best.pattern)) > 5, best
 
 
 # --- README.md ----------------------------------------------------------------------------------

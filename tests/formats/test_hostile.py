@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from arrays import npy_header
 
-from npy2tfrecord import convert, export, verify
+from npy2tfrecord import convert, export, syscalls, verify
 from npy2tfrecord.errors import DamageError, InputError, UsageError
 from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.manifest import FeatureInfo
@@ -47,7 +47,7 @@ CHILD = """
 import sys
 sys.path.insert(0, {here!r})
 import fuzzing
-from npy2tfrecord import convert, export, verify
+from npy2tfrecord import convert, export, syscalls, verify
 from npy2tfrecord.formats import manifest_parsing, manifest
 import readers
 fuzzing.limit_memory()
@@ -188,3 +188,16 @@ def test_nothing_is_allocated_from_a_claim(tmp_path: Path, kind: str) -> None:
     said, peak = in_little_memory(f"convert({str(tmp_path / 'x.npy')!r}, {str(tmp_path / 'out')!r}, jobs=1)")
     assert said.startswith((InputError.__name__, UsageError.__name__)), said
     assert peak < 120
+
+
+def test_a_manifest_that_the_disk_does_not_give_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "source").mkdir()
+    np.save(tmp_path / "source" / "1.npy", np.zeros(3))
+    convert(tmp_path / "source", tmp_path / "out")
+
+    def failing(handle: int, size: int, offset: int) -> bytes:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(syscalls, "pread", failing)
+    with pytest.raises(DamageError, match=r"manifest\.json: Input/output error"):
+        manifest_parsing.load(tmp_path / "out")

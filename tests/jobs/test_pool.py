@@ -30,8 +30,8 @@ def run(function, tasks, jobs=2, tick=None):
     return pool.run(function, tasks, jobs=jobs, backend="loky", tick=tick)
 """
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", prelude + code],
-        env={**os.environ, "OPENBLAS_NUM_THREADS": "1", **environment},
+        [sys.executable, "-c", prelude + code],
+        env={**os.environ, "PYTHONWARNINGS": "error", "OPENBLAS_NUM_THREADS": "1", **environment},
         capture_output=True,
         text=True,
         timeout=120,

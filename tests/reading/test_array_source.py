@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reading_data import key_of, random_array, same_bits, write_dataset
+from reading_data import key_of, keys_of, random_array, same_bits, write_dataset
 
 import readers
 from npy2tfrecord.errors import DamageError, UsageError
@@ -81,18 +81,15 @@ def test_several_threads_read_at_once(data: Any) -> None:
     assert all(same_bits(array, arrays[i]) for i, array in zip(order, found, strict=True))
 
 
-def _read(source: Any) -> list[str]:
-    return [source[i]["key"] for i in (5, 99)]
-
-
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_it_pickles_into_other_processes(data: Any, method: str) -> None:
     source = readers.ArraySource(data[0], split="train[1:]")
     assert source[0]["key"] == key_of(1)
     again = pickle.loads(pickle.dumps(source))
     assert len(again) == 100
-    with multiprocessing.get_context(method).Pool(2) as pool:
-        assert pool.map(_read, [source, again]) == [[key_of(6), key_of(100)]] * 2
+    context = multiprocessing.get_context(method)
+    with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+        assert list(pool.map(keys_of, [source, again], [[5, 99]] * 2)) == [[key_of(6), key_of(100)]] * 2
 
 
 def test_it_never_imports_tensorflow(data: Any) -> None:

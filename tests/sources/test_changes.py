@@ -14,7 +14,7 @@ from arrays import tree
 from faults import Injector, injected
 
 import npy2tfrecord
-from npy2tfrecord.conversion.converter import Progress
+from npy2tfrecord.conversion.progress import Progress
 from npy2tfrecord.errors import InputError, OutputError
 
 Change = Callable[[Path], None]

@@ -78,12 +78,14 @@ def test_a_conversion_that_is_stopped_is_resumed(
 ) -> None:
     words = ("convert", source, tmp_path / "out", "--num-shards", "3", "--in-flight", "2")  # slow enough to be stopped
     run(late, tmp_path / "nowhere", "convert", source, tmp_path / "expected", "--num-shards", "3")
+    expected = tree(tmp_path / "expected")
     for seconds in (0.5, 1.0, 1.5):
         process = start(late, source, *words)
         time.sleep(seconds)
         process.send_signal(number)
         process.communicate(timeout=20)
         assert process.returncode in (0, -number, 128 + number)
-        assert not list((tmp_path / "out").glob("manifest.json")) or process.returncode == 0
+        if (tmp_path / "out" / "manifest.json").exists():  # it was faster, or its last step alone is left
+            assert tree(tmp_path / "out").items() >= expected.items()
     run(late, source, *words)
-    assert tree(tmp_path / "out") == tree(tmp_path / "expected")
+    assert tree(tmp_path / "out") == expected

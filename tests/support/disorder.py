@@ -19,8 +19,11 @@ def shuffle_directories(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
                 self._entries = sorted(entries, key=lambda entry: entry.name)
             rng.shuffle(self._entries)
 
-        def __enter__(self) -> Any:
+        def __iter__(self) -> Any:
             return iter(self._entries)
+
+        def __enter__(self) -> Any:
+            return self
 
         def __exit__(self, *error: object) -> None:
             pass

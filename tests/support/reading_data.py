@@ -89,6 +89,11 @@ def key_of(i: int) -> str:
     return f"k/{i:05d}"
 
 
+def keys_of(source: Any, numbers: Sequence[int]) -> list[str]:
+    """The keys of examples of an `ArraySource`: here, where processes that tests start can import it."""
+    return [source[i]["key"] for i in numbers]
+
+
 def _write_shard(out: Path, file: str, records: list[bytes], keys: list[bytes], compression: str) -> manifest.ShardInfo:
     pack = {"none": bytes, "gzip": gzip.compress, "zlib": zlib.compress}[compression]
     content = pack(b"".join(records))
