@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from converted import Command, save
-from fault_proxy import BUSY, CUT, LOST, PASS, RESET, FaultProxy, proxied
+from fault_proxy import BUSY, CUT, LOST, PASS, RESET, FaultProxy, Request, proxied
 from faults import tree
 from object_servers import ObjectServer
 
@@ -253,6 +254,46 @@ def test_of_two_plans_one_is_refused(s3: ObjectServer, source: Path, tmp_path: P
         assert contents(url) == expected[codes.index(0)]
 
 
+def _convert_disturbed(server: ObjectServer, source: Path, url: str, name: str, data: bytes) -> list[str]:
+    """Convert to `url`, while another one puts an object before the list that shows all shards; the requests after."""
+    import obstore
+
+    since: list[int] = []
+
+    def fault(request: Request) -> str:
+        is_list = re.search("list-type|comp=list", request.path)
+        if not since and is_list and any("00004-of-00005.tfrecord" in each.path for each in proxy.requests):
+            since.append(request.number)
+            obstore.put(server.store(), f"{Prefix(url).path}/{name}", data)
+        return PASS
+
+    with proxied(server) as proxy, pytest.MonkeyPatch.context() as patch:
+        proxy.server.use(patch)
+        proxy.fault = fault
+        npy2tfrecord.convert(source, url, num_shards=SHARDS, jobs=1)
+        return [request.path for request in proxy.requests[since[0] :]]
+
+
+def test_the_same_bytes_with_another_etag_are_read(azurite: ObjectServer, source: Path, whole: Contents) -> None:
+    url, shard = new_place(azurite), "train-00001-of-00005.tfrecord"
+    asked = _convert_disturbed(azurite, source, url, shard, whole[shard])
+    assert any(shard in path for path in asked)
+    with pytest.MonkeyPatch.context() as patch:
+        azurite.use(patch)
+        assert contents(url) == whole
+
+
+def test_other_bytes_in_a_shard_keep_the_manifest_away(s3: ObjectServer, source: Path, whole: Contents) -> None:
+    url, shard = new_place(s3), "train-00001-of-00005.tfrecord"
+    for data in (whole[shard][:-1], whole[shard][:-1] + b"x"):
+        with pytest.raises(OutputError, match=f"{shard} is not there as it was put"):
+            _convert_disturbed(s3, source, url, shard, data)
+        Prefix(url).delete(["train-00004-of-00005.tfrecord"])
+        assert "manifest.json" not in contents(url)
+    npy2tfrecord.convert(source, url, num_shards=SHARDS)
+    assert contents(url) == whole
+
+
 def test_a_store_that_creates_twice_is_refused(
     command: Command, moto: ObjectServer, source: Path, whole: Contents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -267,13 +308,53 @@ def test_a_store_that_creates_twice_is_refused(
         assert contents(url) == whole
 
 
+def test_parts_need_nothing_but_the_bucket(s3: ObjectServer, source: Path, whole: Contents, tmp_path: Path) -> None:
+    url = new_place(s3)
+    runs = [
+        subprocess.Popen(
+            words(source, url, "--part", f"{number}/3", "--scratch", tmp_path / str(number)), stdout=subprocess.DEVNULL
+        )
+        for number in (1, 2)
+    ]
+    assert [run.wait(timeout=60) for run in runs] == [0, 0]
+    made = npy2tfrecord.convert(source, url, num_shards=SHARDS, part="3/3")
+    assert [shard.file for shard in made.shards] == ["train-00002-of-00005.tfrecord"]
+    there = contents(url)
+    assert "manifest.json" not in there
+    shards = {name for name in there if name.endswith(".tfrecord")}
+    assert shards == {name for name in whole if name.endswith(".tfrecord")}
+    etags = {info.name: info.etag for info in Prefix(url).list_objects() if info.name in shards}
+    npy2tfrecord.convert(source, url, num_shards=SHARDS)
+    assert contents(url) == whole
+    assert etags == {info.name: info.etag for info in Prefix(url).list_objects() if info.name in shards}
+    assert npy2tfrecord.convert(source, url, num_shards=SHARDS, part="1/3").examples == 100
+
+
+def test_a_part_without_whole_sources_leaves_nothing(command: Command, s3: ObjectServer, tmp_path: Path) -> None:
+    save(tmp_path / "in", {"a": np.arange(3), "b": np.arange(3.0)})
+    url = new_place(s3)
+    command.refused(4, "dtype", words=("convert", "--part", "1/2", tmp_path / "in", url))
+    assert contents(url) == {}
+
+
+def test_workers_of_a_cluster_have_scratch_of_their_own(
+    s3: ObjectServer, source: Path, whole: Contents, tmp_path: Path
+) -> None:
+    url = new_place(s3)
+    subprocess.run(
+        words(source, url, "--backend", "dask", "--jobs", 2, "--scratch", tmp_path / "scratch"),
+        check=True, stdout=subprocess.DEVNULL, timeout=120,
+    )  # fmt: skip
+    assert contents(url) == whole
+    assert list(tmp_path.joinpath("scratch").iterdir()) == []
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("code", "expected", "options"),
     [
-        (2, "part can't write to a bucket yet", ("--part", "1/2", "SOURCE", "s3://bucket/x")),
         (2, "scratch and assume_single_writer go with an output in a bucket", ("--scratch", ".", "SOURCE", "out")),
         (2, "s3:// is not supported; expected a path on this machine", ("s3://bucket/x", "out")),
         (2, "expected no empty part", ("SOURCE", "s3://bucket/a//b")),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -240,7 +241,7 @@ def test_a_wrong_configuration_is_reported(
         Prefix(f"{scheme}://bucket/x").list_objects()
 
 
-def test_forks_before_and_after_the_first_request_work(s3: ObjectServer) -> None:
+def test_forks_ask_before_and_after_the_first_request_of_their_parent(s3: ObjectServer) -> None:
     place = Prefix(f"{s3.url}/{s3.new_prefix()}")
     program = f"""
 import os, sys
@@ -259,8 +260,6 @@ place.put("1", b"")
 sys.exit(10 * before + child(2))
 """
     # In a process of its own: this one has threads.
-    import subprocess
-
     assert subprocess.run([sys.executable, "-c", program], timeout=60).returncode == 0
     assert [info.name for info in place.list_objects()] == ["0", "1", "2"]
 
