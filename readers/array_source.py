@@ -43,6 +43,13 @@ _IDLE_SECONDS = 2.0  # that threads wait for the next list
 _HELD_BYTES = 64 * 2**20  # of runs that are read at the same time
 
 
+class _Counted(NamedTuple):
+    """The windows of these shards' examples, as `Windows` has them: a copy of a source needn't count them again."""
+
+    shards: tuple[str, ...]  # their hashes
+    ends: np.ndarray
+
+
 class _Wanted(NamedTuple):
     """An example: a record of a shard, and where its window begins, if windows are read."""
 
@@ -65,7 +72,7 @@ class ArraySource:
     An example is a dict of arrays by feature, with `key` (a str) and `label` (an int, or a float for float32) where
     there is one; `features` chooses as in `load_dataset`. With `window` and `hop` the examples are windows of the
     arrays, as there, with `start`. Arrays are writable and the caller's own. Works from any thread, in forked and
-    spawned processes, and pickles as the path and what was asked for.
+    spawned processes, and pickles as the path and what was asked for, with how many windows each example has.
     """
 
     def __init__(
@@ -76,6 +83,7 @@ class ArraySource:
         features: Features = None,
         window: int | None = None,
         hop: int | None = None,
+        _counted: _Counted | None = None,
     ) -> None:
         self._path = find_sets(path)
         self._split = split
@@ -100,12 +108,14 @@ class ArraySource:
         used = [info for info in self.manifest.features if info.name in self._columns]
         axes = choose_axes(used, self._window) if self._window is not None else {}
         check_shards([self._shards[part.shard] for part in self._parts])
-        self._windows = self._count_windows(axes)
+        self._windows = self._count_windows(axes, _counted)
         self._start()
 
-    def _count_windows(self, axes: Mapping[str, int]) -> Windows | None:
+    def _count_windows(self, axes: Mapping[str, int], counted: _Counted | None) -> Windows | None:
         if self._window is None or self._hop is None:
             return None
+        if counted is not None and counted.shards == self._shard_hashes():
+            return Windows(axes, self._window, self._hop, counted.ends)
         name, axis = next(iter(axes.items()))
         size = self.manifest.feature(name).shape[axis]
         if size is None:
@@ -124,8 +134,12 @@ class ArraySource:
         self._most_waiting = max((shard.files.in_flight for shard in self._shards), default=0)
         self._in_flight: tuple[int, InFlight] | None = None  # the process it is of, and the reads of lists
 
+    def _shard_hashes(self) -> tuple[str, ...]:
+        return tuple(shard.hash for shard in self._shards)
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return _remake, (self._path, self._split, self._features, self._window, self._hop)
+        counted = None if self._windows is None else _Counted(self._shard_hashes(), self._windows.ends)
+        return _remake, (self._path, self._split, self._features, self._window, self._hop, counted)
 
     def __repr__(self) -> str:
         paths = self._path if len(self._path) > 1 else self._path[0]
@@ -419,5 +433,12 @@ def renumbered(label: float, classes: tuple[int, ...] | None) -> float:
     return classes[label]
 
 
-def _remake(path: list[str], split: str | None, features: Features, window: int | None, hop: int | None) -> ArraySource:
-    return ArraySource(path, split=split, features=features, window=window, hop=hop)
+def _remake(
+    path: list[str],
+    split: str | None,
+    features: Features,
+    window: int | None,
+    hop: int | None,
+    counted: _Counted | None,
+) -> ArraySource:
+    return ArraySource(path, split=split, features=features, window=window, hop=hop, _counted=counted)

@@ -45,6 +45,7 @@ def load_dataset(
     hop: int | None = None,
     map_fn: Callable[..., Any] | None = None,
     worker: Any = None,
+    start: Any = 0,
     deterministic: bool | None = None,
     cache: bool | str = False,
     cache_size: int | str | None = None,
@@ -75,13 +76,15 @@ def load_dataset(
         axis 0; `start` says where each was. An array that is shorter gives none.
     map_fn: applied to single examples, before batches are made.
     worker: (index, count) or a tf.distribute.InputContext: this worker's share of the examples.
+    start: continue an epoch that was stopped: examples that were consumed in all, or (examples, workers) where several
+        workers consumed them in step, whatever `worker` is now; a list of these where it was stopped several times.
     deterministic: whether the order must be the same every time; None where a seed is given or nothing is shuffled.
     cache: True to keep what was read in memory, or the path of a file to keep it in. For data sets in buckets a path is
         the directory of this machine that their shards are kept in; the user's cache directory when left out.
     cache_size: bytes of that directory, such as '200GB'; the shards used longest ago are removed first.
     prefetch, num_parallel_calls: chosen when left out.
     tune_malloc: make glibc keep large blocks of memory, in the whole process, which is said once in the log `readers`
-        at level INFO; None where batches are large. `docs/reading.md` has the environment variables that do the same.
+        at level INFO; None where batches are large. `docs/reading/pipelines.md` has the variables that do the same.
     on_corrupt: 'raise', or 'skip' to check all records first and leave out the damaged and the missing ones, with a
         `DamageWarning`.
 
@@ -91,7 +94,7 @@ def load_dataset(
         features=features, batch_size=batch_size, drop_remainder=drop_remainder, shuffle=shuffle, seed=seed,
         repeat=repeat, padding=padding, padding_value=padding_value, ragged=ragged, with_lengths=with_lengths,
         normalize=normalize, buckets=buckets, window=window, hop=hop, map_fn=map_fn, worker=worker,
-        deterministic=deterministic, cache=cache, cache_size=cache_size,
+        start=start, deterministic=deterministic, cache=cache, cache_size=cache_size,
         prefetch=prefetch, num_parallel_calls=num_parallel_calls, tune_malloc=tune_malloc,
         on_corrupt=on_corrupt,
     )  # fmt: skip
@@ -114,10 +117,10 @@ def load_dataset(
         parts = damage.without(parts, damaged)
         if damaged:
             damage.warn(selection.shards, damaged)
-    parts = splits.share(parts, *options.worker_index())
+    parts = splits.share(splits.left(parts, options.stops()), *options.worker_index())
 
     from readers.pipeline.builder import Builder
-    from readers.pipeline.decoding import make_decoder
+    from readers.pipeline.decoders import make_decoder
     from readers.pipeline.shard_records import ShardRecords
 
     used = features_used(manifest, columns)

@@ -28,10 +28,10 @@ def mix(
     """Draw from several data sets at random, each with the probability of its weight (the same for all unless given).
 
     sources: datasets (of `load_dataset` or any other) or paths; paths are loaded with `options`.
-    stop_on_empty: end with the first data set that ends, so that the proportions hold to the end;
-        otherwise the others go on. With `repeat=True` none ends.
+    stop_on_empty: end with the first data set that ends, so that the proportions hold to the end. Otherwise the
+        others continue. With `repeat=True` none ends.
 
-    What is drawn is an element: give no batch_size and batch afterwards to mix within batches.
+    An element is drawn at a time. To mix within batches, give no batch_size and batch afterwards.
     """
     import tensorflow as tf
 

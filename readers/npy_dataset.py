@@ -80,10 +80,10 @@ def load_npy(
     check_padding_names(manifest, chosen)
     used = features_used(manifest, columns)
     _check_readable(examples, used, rows)
-    parts = splits.share(selection.parts, *chosen.worker_index())
+    parts = splits.share(splits.left(selection.parts, chosen.stops()), *chosen.worker_index())
 
     from readers.pipeline.builder import Builder
-    from readers.pipeline.decoding import make_decoder
+    from readers.pipeline.decoders import make_decoder
     from readers.pipeline.npy_records import NpyFiles
 
     count = sum(part.count for part in parts)

@@ -72,6 +72,7 @@ class ReadOptions:
     hop: int | None = None
     map_fn: Callable[..., Any] | None = None
     worker: Any = None
+    start: Any = 0
     deterministic: bool | None = None
     cache: bool | str = False
     cache_size: int | str | None = None
@@ -116,6 +117,8 @@ class ReadOptions:
             raise UsageError(f"on_corrupt={self.on_corrupt!r}: expected 'raise' or 'skip'")
         self._check_padding()
         self.worker_index()  # raises for what is no worker
+        if self.stops():
+            self._check_start()
 
     def _check_batch(self) -> None:
         if isinstance(self.batch_size, str):
@@ -180,6 +183,21 @@ class ReadOptions:
         if self.seed is not None:
             self._check_integer("seed", 0, "a number from 0 to 2**63 - 1")
 
+    def _check_start(self) -> None:
+        """Raise `UsageError` where what was consumed does not follow from how many examples that were."""
+        if self.shuffle is not False:
+            raise UsageError(
+                "start: which examples were consumed follows from their number only where nothing is shuffled; restore "
+                "the checkpoint of each worker's iterator, or leave shuffle out: shards hold a random order already"
+            )
+        if self.buckets is not None or self.window is not None or self.deterministic is False:
+            name = "buckets" if self.buckets is not None else "window" if self.window is not None else "deterministic"
+            raise UsageError(f"start: with {name} examples come in another order or number than they are stored in")
+        if self.repeat is not False:
+            raise UsageError(
+                "start: is of one epoch; read what is left of it without repeat, the next ones without start"
+            )
+
     def _check_window(self) -> None:
         for name in ("window", "hop"):
             if getattr(self, name) is not None:
@@ -229,6 +247,26 @@ class ReadOptions:
         if len(pair) != 2 or not all(map(_is_integer, pair)) or not 0 <= pair[0] < pair[1]:
             raise UsageError(f"worker={self.worker!r}: expected (index, count) with index below count")
         return int(pair[0]), int(pair[1])
+
+    def stops(self) -> tuple[tuple[int, int], ...]:
+        """How often the epoch was stopped: examples consumed in all, and by how many workers; nothing for a new one."""
+        given = self.start if isinstance(self.start, list | tuple) else (self.start, 1)
+        pairs = [given] if all(map(_is_integer, given)) else given
+        if not given or not all(
+            isinstance(pair, list | tuple) and len(pair) == 2 and all(map(_is_integer, pair)) and pair[0] >= 0 < pair[1]
+            for pair in pairs
+        ):
+            raise UsageError(
+                f"start={self.start!r}: expected how many examples were consumed in all, (examples, workers) where "
+                "several workers consumed them, or a list of such pairs, one for each stop"
+            )
+        for examples, workers in pairs:
+            if examples % workers:
+                raise UsageError(
+                    f"start={self.start!r}: {workers} workers that stop after the same step have consumed a multiple "
+                    f"of {workers} examples, found {examples}; give steps × batch_size × workers"
+                )
+        return tuple((int(examples), int(workers)) for examples, workers in pairs if examples)
 
     @property
     def is_deterministic(self) -> bool:

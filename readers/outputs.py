@@ -1,4 +1,4 @@
-"""What `features=` means: the structure of an element, and which columns it is made of. No TensorFlow here."""
+"""The structure of an element that `features=` asks for, and the columns that it is made of. No TensorFlow here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def choose_structure(manifest: Manifest, options: ReadOptions) -> Structure:
 
 
 def name_columns(manifest: Manifest, features: Features, windows: bool = False) -> Structure:
-    """The same without lengths. Raises `UsageError` for a name that is not there."""
+    """The structure without lengths. Raises `UsageError` for a name that the data set does not have."""
     known = {info.name: info for info in manifest.features}
     columns = [KEY, *([LABEL] if manifest.labels is not None else []), *known]
     if windows:

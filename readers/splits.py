@@ -133,6 +133,25 @@ def share(parts: Sequence[Part], index: int, count: int) -> tuple[Part, ...]:
     return narrow(parts, *even_split(total, index, count))
 
 
+def left(parts: Sequence[Part], stops: Sequence[tuple[int, int]]) -> tuple[Part, ...]:
+    """What is left of an epoch after stops: (examples consumed in all, by how many workers that read their shares).
+
+    Workers stop after the same step, so each has consumed as many examples, or all of a share that is smaller.
+    """
+    for examples, workers in stops:
+        shares = [share(parts, i, workers) for i in range(workers)]
+        sizes = [sum(part.count for part in each) for each in shares]
+        consumed = examples // workers
+        if consumed > max(sizes):
+            raise UsageError(
+                f"start: {examples} examples consumed by {workers} workers, but there were {sum(sizes)} left"
+            )
+        parts = tuple(
+            part for each, size in zip(shares, sizes, strict=True) for part in narrow(each, min(consumed, size), size)
+        )
+    return tuple(parts)
+
+
 def runs(parts: Sequence[Part], batch: int, most: int, *, seekable: bool = True) -> list[tuple[Part, ...]]:
     """Cut the parts into consecutive runs of `most` whole batches, which lanes read side by side.
 

@@ -6,6 +6,7 @@ A placeholder is the name of what stands there, in capitals: `PATH: no such dire
 from __future__ import annotations
 
 import ast
+import functools
 import itertools
 import re
 from collections.abc import Iterator
@@ -38,13 +39,14 @@ class Message:
     text: str
 
 
-def messages() -> list[Message]:
+@functools.cache
+def messages() -> tuple[Message, ...]:
     """All messages of both packages, each once."""
     found: set[Message] = set()
     for package in ("npy2tfrecord", "readers"):
         for path in sorted((ROOT / package).rglob("*.py")):
             found.update(_messages_of(path))
-    return sorted(found)
+    return tuple(sorted(found))
 
 
 def _messages_of(path: Path) -> Iterator[Message]:

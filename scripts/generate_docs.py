@@ -1,5 +1,5 @@
 """Writes what in the documentation follows from the code: docs/cli.md, the worked example in docs/format.md, the texts
-of all messages in docs/errors.md.
+of all messages in docs/errors.md, the terminal in docs/images.
 
     .venv/bin/python scripts/generate_docs.py
 
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import error_messages
 import numpy as np
+import recording
 
 import npy2tfrecord
 from npy2tfrecord.commands import arguments
@@ -223,11 +224,70 @@ def errors_page(page: str) -> str:
     return page
 
 
+# --- the table of speed in README.md ------------------------------------------------------------
+
+_SPEED = re.compile(r"(?<=<!-- generated: speed -->\n).*(?=<!-- end -->)", re.DOTALL)
+_TOOLS = ("npy2tfrecord", "by hand", "MDSWriter", "tensorflow-datasets")
+_WRITING = (
+    *("npy2tfrecord", "by hand: joblib + TFRecordWriter, 4 jobs"),
+    *("MDSWriter, 4 processes and merge_index", "tensorflow-datasets"),
+)
+_READING = ("load_dataset", "bare TFRecordDataset", "mosaicml", "tfds")
+_SHOWN = {
+    "1,000,000 × 4 KB": ("write 1,000,000 arrays of 4 KB", _WRITING, ""),
+    "4,000 × 1 MB": ("write 4,000 arrays of 1 MB", _WRITING, ""),
+    "20,000 × (20–400, 80)": ("write 20,000 arrays of (20–400, 80)", _WRITING, ""),
+    "small, batch 256": ("read arrays of 4 KB, batches of 256", _READING, "/s"),
+    "var, padded, batch 64": ("read arrays of (20–400, 80), padded", _READING, "/s"),
+}
+
+
+def readme_page(page: str) -> str:
+    """The README with the table of speed, whose figures are those of docs/performance.md."""
+    text = (DOCS / "performance.md").read_text(encoding="utf-8")
+    head = r"^\| (.+) \([\d,]+ (?:MB|arrays)\) \| (?:time|examples/s) \|.*\n\| ---.*\n"
+    tables = re.findall(head + r"((?:\|.*\n)+)", text, re.MULTILINE)
+    measured = {title: dict(re.findall(r"^\| (.+?) \| (.+?) \|", rows, re.MULTILINE)) for title, rows in tables}
+    lines = [("", *_TOOLS), ("---", *["---:"] * len(_TOOLS))]
+    lines += [
+        (what, *(measured[title][tool] + unit for tool in tools)) for title, (what, tools, unit) in _SHOWN.items()
+    ]
+    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return _SPEED.sub(lambda _: table + "\n", page)
+
+
+# --- docs/llms.txt ------------------------------------------------------------------------------
+
+
+def llms_text() -> str:
+    """The list of the pages, in the order of the site, with their first sentence: see llmstxt.org."""
+    nav = re.findall(
+        r"^ +- (?:[^:\n]+: )?(\S+\.md)$", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    readme = (DOCS.parent / "README.md").read_text(encoding="utf-8").split("\n\n")
+    lines = ["# npy2tfrecord", "", "> " + " ".join(readme[1].split()), "", "## Pages", ""]
+    for name in nav:
+        page = (DOCS / name).read_text(encoding="utf-8")
+        title = page.partition("\n")[0].removeprefix("# ")
+        paragraphs = (" ".join(text.split()) for text in page.split("\n\n")[1:] if not text.startswith(("<!--", "```")))
+        first = re.match(r".*?[.:](?= |$)", next(paragraphs)) if name != "index.md" else None
+        lines.append(f"- [{title}]({name})" + (f": {_unlinked(first[0])}" if first else ""))
+    return "\n".join(lines) + "\n"
+
+
+def _unlinked(text: str) -> str:
+    return re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text).rstrip(":.")
+
+
 def main() -> None:
     """Rewrites the pages."""
     (DOCS / "cli.md").write_text(cli_page(), encoding="utf-8")
     page = DOCS / "format.md"
     page.write_text(format_page(page.read_text(encoding="utf-8")), encoding="utf-8")
+    readme = DOCS.parent / "README.md"
+    readme.write_text(readme_page(readme.read_text(encoding="utf-8")), encoding="utf-8")
+    (DOCS / "llms.txt").write_text(llms_text(), encoding="utf-8")
+    (DOCS / "images" / "terminal.svg").write_text(recording.recording(), encoding="utf-8")
     page = DOCS / "errors.md"
     page.write_text(errors_page(page.read_text(encoding="utf-8")), encoding="utf-8")
 

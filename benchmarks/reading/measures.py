@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.environment import cache_directory
+import numpy as np
+
+from benchmarks.environment import OURS, cache_directory
 from benchmarks.machine import ROOT, Failed, drop_caches, file_system, run
-from benchmarks.reading.race import Profile, prepare
+from benchmarks.reading.race import Profile, prepare, save_some
 from benchmarks.reading.sets import SETS, Arrays
 
 PROBE = Path(__file__).with_name("probe.py")
+NIGHTS = 30
+LEAST_NIGHT, MOST_NIGHT = 0.01, 0.05  # of the first set's arrays
 Values = dict[str, Any]
 
 
@@ -34,6 +40,61 @@ def first_batch(profile: Profile, parent: Path) -> Values:
         for key in runs[0]:
             found[f"{key}{title}"] = statistics.median(run[key] for run in runs)
     return found
+
+
+def start(profile: Profile, parent: Path) -> Values:
+    """From the call to the first batch, and of later epochs, beside a pipeline of six lines by hand."""
+    count = profile.count("start")
+    root = prepare("start", count, parent, "--num-shards", "16")
+    many = root / "shards-100"
+    if not (many / "manifest.json").exists():
+        run([OURS, "convert", "--quiet", "--num-shards", "100", root / "npy", many])
+    found: Values = {"arrays": count}
+    for shards, path in ((16, root / "shards"), (100, many)):
+        for title, by_hand in (("load_dataset", False), ("by hand", True)):
+            runs = [
+                _probe("start", path, profile, by_hand=by_hand, batch=SETS["start"].batch)
+                for _ in range(profile.epochs)
+            ]
+            for key in runs[0]:
+                found[f"{title}, {shards} shards: {key}, s"] = statistics.median(run[key] for run in runs)
+    return found
+
+
+def nights(profile: Profile, parent: Path) -> Values:
+    """A set and 30 nightly additions of 1 to 5 %, read as one, beside the merged set.
+
+    Raises `Failed` where the merged set doesn't have the bytes of one conversion.
+    """
+    first = profile.count("nights")
+    share = np.random.default_rng(0).uniform(LEAST_NIGHT, MOST_NIGHT, NIGHTS)
+    ends = (first + np.cumsum(np.concatenate([[0], share * first]).astype(int))).tolist()
+    root = parent / f"nights-{first}"
+    npy, merged, whole = root / "npy", root / "merged", root / "whole"
+    sets: list[Path] = []
+    shutil.rmtree(root, ignore_errors=True)
+    for night, (begin, end) in enumerate(pairwise([0, *ends])):
+        save_some(npy, "nights", ends[-1], begin, end)
+        not_in = [word for each in sets for word in ("--not-in", each)]
+        sets.append(root / "sets" / f"{night:03}")
+        run([OURS, "convert", "--quiet", *not_in, npy, sets[-1]])
+    merging = run([OURS, "merge", "--quiet", *sets, merged])
+    converting = run([OURS, "convert", "--quiet", npy, whole])
+    if _contents(merged) != _contents(whole):
+        raise Failed("merging the additions did not give the bytes of one conversion")
+    task = {"names": ["merged", "sets"], "count": ends[-1], "batch": SETS["nights"].batch}
+    seconds = _probe("nights", root, profile, **task)
+    found: Values = {"arrays": ends[-1], "sets": len(sets), "merged set has the bytes of one conversion": "yes"}
+    found["merge, s"], found["one conversion, s"] = merging.seconds, converting.seconds
+    for way, each in seconds.items():
+        found[f"{way}: merged set, arrays/s"] = ends[-1] / each["merged"]
+        found[f"{way}: speed of the sets, of the merged set's"] = each["merged"] / each["sets"]
+    return found
+
+
+def _contents(directory: Path) -> dict[str, bytes]:
+    files = (path for path in directory.rglob("*") if path.is_file())
+    return {str(path.relative_to(directory)): path.read_bytes() for path in files}
 
 
 def cold(name: str, profile: Profile, parent: Path) -> Values:
@@ -67,6 +128,8 @@ def memory(profile: Profile, parent: Path) -> Values:
 
 ALL: dict[str, Callable[[Profile, Path], Values]] = {
     "shards/first-batch": first_batch,
+    "start/first-epoch": start,
+    "nights/list-of-sets": nights,
     "records/memory": memory,
     "disk/cold": lambda profile, parent: cold("disk", profile, parent),
     "disk-big/cold": lambda profile, parent: cold("disk-big", profile, parent),

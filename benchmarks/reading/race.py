@@ -87,7 +87,8 @@ class Profile:
         return ROUNDS if name.startswith(IN_ROUNDS) and not self.quick else 1
 
 
-def _save_some(directory: Path, name: str, count: int, first: int, last: int) -> None:
+def save_some(directory: Path, name: str, count: int, first: int, last: int) -> None:
+    """Arrays `first` to `last` of a set as `.npy` files, in folders of a thousand."""
     arrays = Arrays(name, count)
     for i in range(first, last):
         if i % FILES_A_FOLDER == 0:
@@ -104,7 +105,7 @@ def prepare(name: str, count: int, parent: Path, *options: str, keep_npy: bool =
         step = max(FILES_A_FOLDER, -(-count // 4 // FILES_A_FOLDER) * FILES_A_FOLDER)
         with ProcessPoolExecutor(4) as pool:
             made = [
-                pool.submit(_save_some, root / "npy", name, count, first, min(first + step, count))
+                pool.submit(save_some, root / "npy", name, count, first, min(first + step, count))
                 for first in range(0, count, step)
             ]
             for each in made:

@@ -29,6 +29,8 @@ SETS = {
         Set("tiny", 400_000, 256, (60, 16), (5, 60)),
         Set("shards", 20_000, 256, (60, 16), (5, 60)),
         Set("records", 30, 2, (12_500_000,)),
+        Set("start", 50_000, 256, (32, 32)),
+        Set("nights", 20_000, 256, (32, 32)),
         Set("disk", 20_000, 256, (32, 32)),
         Set("disk-big", 500, 16, (512, 512)),
     )
@@ -37,7 +39,7 @@ SETS = {
 
 QUICK_COUNTS = {
     "small": 10_000, "big": 100, "var": 1_000, "tiny": 10_000,
-    "shards": 2_000, "records": 10, "disk": 5_000, "disk-big": 50,
+    "shards": 2_000, "records": 10, "start": 5_000, "nights": 2_000, "disk": 5_000, "disk-big": 50,
 }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def _figure(seen: View, varying: dict[str, bool]) -> str:
             f'<div style="width:{_SHOWN_PIXELS}px">{picture}'
             f'<div style="font-size:.8rem">{kind} {escaped(what)}{values}</div></div>'
         )
-    label = f", label {escaped(seen.label)}" if seen.label is not None else ""
+    label = f", label <bdi>{escaped(seen.label)}</bdi>" if seen.label is not None else ""
     return (
         f'<figure style="margin:0;max-width:{_SHOWN_PIXELS * min(2, len(parts)) + 8 * (len(parts) > 1)}px">'
         f'<div style="display:flex;flex-wrap:wrap;gap:8px">{"".join(parts)}</div>'

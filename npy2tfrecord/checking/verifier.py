@@ -15,6 +15,7 @@ from npy2tfrecord.conversion.surveyor import keep_small_files
 from npy2tfrecord.errors import ConflictError, DamageError, UsageError, display
 from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.manifest import INDEX_DIR, TAIL_BYTES, Manifest, ShardInfo, index_name, keys_name
+from npy2tfrecord.formats.neighbours import neighbour_files
 from npy2tfrecord.formats.shard import (
     Content,
     ContentHash,
@@ -25,13 +26,13 @@ from npy2tfrecord.formats.shard import (
     parse_keys,
     records_in,
 )
-from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Options, Sources, anchored, parse_place, parse_sources
 from npy2tfrecord.options import Path as AnyPath
 from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.storage import set_files
 from npy2tfrecord.storage.set_files import SetFiles, sequential
+from npy2tfrecord.writing.shard_writer import forget_buffers
 
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20
@@ -117,6 +118,7 @@ def _listed(damaged: dict[str, list[str]]) -> list[str]:
 def _check_shards(files: SetFiles, manifest: Manifest, jobs: int, backend: str) -> dict[str, list[str]]:
     """What is wrong with the shards, by file."""
     tasks = ((files, manifest, shard) for shard in manifest.shards)
+    jobs = min(jobs, max(1, len(manifest.shards)))
     return {file: found for file, found in pool.run(_check_shard, tasks, jobs=jobs, backend=backend) if found}
 
 
@@ -163,7 +165,10 @@ def _compare(
             planned = Conversion(source, path, options).plan_like(manifest, kept)
         except ConflictError as error:
             raise DamageError(str(error)) from None
-        yield from compare(planned, path, options, jobs)
+        try:
+            yield from compare(planned, path, options, min(jobs, max(1, len(manifest.shards))))
+        finally:
+            forget_buffers()
 
 
 def _check_names(path: str, files: SetFiles, manifest: Manifest) -> list[str]:
@@ -181,7 +186,7 @@ def _check_names(path: str, files: SetFiles, manifest: Manifest) -> list[str]:
 
 
 def _check_neighbours(files: SetFiles, manifest: Manifest) -> dict[str, list[str]]:
-    """What is wrong with the files for TFDS: they follow from the manifest."""
+    """What is wrong with the files beside the manifest: they follow from it."""
     damaged = {}
     for name, expected in neighbour_files(manifest).items():
         try:

@@ -9,7 +9,7 @@ from typing import TextIO
 CHOICES = ("auto", "always", "never")
 
 # Of the sixteen that every terminal has, as its user chose them: they fit a light and a dark background.
-_BOLD, _RED, _GREEN, _YELLOW, _CYAN, _DIM = "1", "1;31", "32", "33", "36", "2"
+_BOLD, _RED, _GREEN, _YELLOW, _CYAN = "1", "1;31", "32", "33", "36"
 _CODES = re.compile(r"\x1b\[[0-9;]*m")  # names from outside have none: `errors.display` escapes them
 
 
@@ -38,11 +38,6 @@ def bars(text: str) -> str:
 def command(text: str) -> str:
     """What may be copied and run."""
     return _colored(_GREEN, text)
-
-
-def faint(text: str) -> str:
-    """What matters less."""
-    return _colored(_DIM, text)
 
 
 def warning(text: str) -> str:

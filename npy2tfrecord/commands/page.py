@@ -102,14 +102,18 @@ def write_manifest_page(manifest: Manifest, out: str, path: str) -> None:
     _write(path, name, summary(manifest), body)
 
 
-def write_scan_page(found: ScanReport, sources: Sequence[str], path: str) -> None:
-    """Write the page about sources that were scanned. Raises `UsageError` without matplotlib, and `OutputError`."""
+def write_scan_page(found: ScanReport, sources: Sequence[str], command: str | None, path: str) -> None:
+    """Write the page about sources that were scanned, and the command that converts them, if one does.
+
+    Raises `UsageError` without matplotlib, `InputError` for a source that has changed, and `OutputError`.
+    """
     require_matplotlib()
     passed_over = [[kind, f"{count:,}"] for kind, count in found.passed_over.items()]
     body = [
         _examples_section(found),
         _section("Contents", _scrolled(feature_table(found.features, found.counts))),
         _section("Charts", _charts(axis_panels(found.features))),
+        "" if command is None else _section("Converting it", _code_blocks({"Shell": command})),
         _section(
             "Passed over",
             _scrolled(table("Files that are no sources", ["kind", "files"], passed_over[:MOST_ROWS], len(passed_over))),

@@ -63,7 +63,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.html:
         from npy2tfrecord.commands.page import write_scan_page
 
-        write_scan_page(report, arguments.sources, arguments.html)
+        command = _converting(report, arguments) if report.size else None
+        write_scan_page(report, arguments.sources, command, arguments.html)
     if arguments.json:
         print(json.dumps(report.to_json(), indent=1))
     else:

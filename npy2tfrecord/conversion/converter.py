@@ -26,7 +26,7 @@ from npy2tfrecord.conversion.surveyor import keep_small_files, survey
 from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError, UsageError, display
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
-from npy2tfrecord.formats.tfds_metadata import neighbour_files
+from npy2tfrecord.formats.neighbours import neighbour_files
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import (
     DEFAULT_SHARD_SIZE,

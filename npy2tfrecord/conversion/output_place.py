@@ -14,7 +14,7 @@ from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
 DIRECTORY = ".npy2tfrecord"  # of a run's own files, in the output
-NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt")
+NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt", "croissant.json")
 SHARD = re.compile(r".+-\d{5,7}-of-\d{5,7}\.tfrecord")
 
 Candidate = tuple[ShardEntry, "str | None"]  # a shard that may be whole, with the hash of its keys where it is known

@@ -37,7 +37,7 @@ def _feature(info: FeatureInfo) -> dict[str, dict[str, Any]]:
     return {info.name: _tensor(shape, dtype, "bytes"), **more}
 
 
-def neighbour_files(manifest: Manifest) -> dict[str, bytes]:
+def tfds_files(manifest: Manifest) -> dict[str, bytes]:
     """The content of each file by name; no files for compressed shards, which TFDS does not read."""
     if manifest.compression != "none":
         return {}

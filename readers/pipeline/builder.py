@@ -18,10 +18,12 @@ import tensorflow as tf
 from readers import splits
 from readers.options import ReadOptions
 from readers.outputs import LENGTH, Structure, columns_of, fill
+from readers.pipeline.batching import pad_batches
 from readers.pipeline.buckets import choose_buckets
-from readers.pipeline.decoding import SHAPE, Decoder, decode, decode_one, lengths
-from readers.pipeline.padding import pad_batches
+from readers.pipeline.decoders import Decoder
+from readers.pipeline.decoding import SHAPE, decode, decode_one, lengths
 from readers.pipeline.strategy import READ_AHEAD_BYTES, SORTED_BATCHES, Kind, Strategy
+from readers.pipeline.transformations import flat_map, interleave, map_elements
 from readers.splits import Part
 from readers.windows import START, choose_axes, count_windows
 
@@ -35,7 +37,9 @@ class FirstStage(Protocol):
 
     def announced(self, numbers: tf.data.Dataset, shards: Sequence[Sequence[int]]) -> tf.data.Dataset: ...
 
-    def blocks(self, part: tf.Tensor, size: int, drop_remainder: bool = False) -> tf.data.Dataset: ...
+    def blocks(
+        self, part: tf.Tensor, size: int, then: Callable[[Block], Structure] | None = None, drop_remainder: bool = False
+    ) -> tf.data.Dataset: ...
 
     def columns(self, records: Block) -> dict[str, tf.Tensor]: ...
 
@@ -109,15 +113,13 @@ class Builder:
 
         def read_run(run: tf.Tensor) -> tf.data.Dataset:
             if one_part_each:  # functions within functions are what the start of an epoch costs
-                blocks = stage.blocks(run, block, drop_remainder)
-            else:
-                first, last = tf.unstack(tf.gather(bounds, run), 2)
-                pieces = tf.data.Dataset.range(first, last).flat_map(_plain(read_part))
-                blocks = pieces.rebatch(block, drop_remainder=drop_remainder)
-            return blocks.map(_plain(lambda block: then(stage, block)))
+                return stage.blocks(run, block, finish, drop_remainder)
+            first, last = tf.unstack(tf.gather(bounds, run), 2)
+            pieces = flat_map(tf.data.Dataset.range(first, last), lambda part: stage.blocks(part, block))
+            return map_elements(pieces.rebatch(block, drop_remainder=drop_remainder), finish)
 
-        def read_part(part: tf.Tensor) -> tf.data.Dataset:
-            return stage.blocks(part, block)
+        def finish(records: Block) -> Structure:
+            return then(stage, records)
 
         longest = max((-(-sum(part.count for part in run) // block) for run in runs), default=1)
         if not self.options.is_deterministic:
@@ -135,7 +137,7 @@ class Builder:
         count = len(stage.parts)
 
         def read_part(part: tf.Tensor) -> tf.data.Dataset:
-            return stage.blocks(part, strategy.block).map(_plain(lambda block: then(stage, block)))
+            return stage.blocks(part, strategy.block, lambda block: then(stage, block))
 
         parts = tf.data.Dataset.range(count)
         if count > 1:
@@ -147,12 +149,13 @@ class Builder:
         self, dataset: tf.data.Dataset, read: Callable[..., tf.data.Dataset], lanes: int, block_length: int
     ) -> tf.data.Dataset:
         if lanes == 1 and self.strategy.shuffle:
-            return dataset.flat_map(_plain(read))  # nothing is read ahead: what is to be shuffled is large enough
-        return dataset.interleave(
-            _plain(read),
-            cycle_length=lanes,
+            return flat_map(dataset, read)  # nothing is read ahead: what is to be shuffled is large enough
+        return interleave(
+            dataset,
+            read,
+            lanes=lanes,
             block_length=block_length,
-            num_parallel_calls=min(self.strategy.parallel, lanes),
+            parallel=min(self.strategy.parallel, lanes),
             deterministic=self.options.is_deterministic,
         )
 
@@ -184,7 +187,7 @@ class Builder:
                 summarize=1,
             )
             last = tf.maximum(sizes[0] - window + 1, 0)
-            return tf.data.Dataset.range(0, last, hop).map(_plain(lambda start: pick(example, start)))
+            return map_elements(tf.data.Dataset.range(0, last, hop), lambda start: pick(example, start))
 
         def pick(example: dict[str, tf.Tensor], start: tf.Tensor) -> Structure:
             values = example | {START: start}
@@ -196,7 +199,7 @@ class Builder:
                 values[name] = tf.ensure_shape(tf.slice(values[name], begin, tf.constant(size, tf.int64)), shape)
             return fill(self.structure, values)
 
-        return self._shuffled(self._map(self._elements(), decode_columns).flat_map(_plain(cut)))
+        return self._shuffled(flat_map(self._map(self._elements(), decode_columns), cut))
 
     def _stream(self) -> tf.data.Dataset:
         options = self.options
@@ -228,13 +231,12 @@ class Builder:
             length = tf.reduce_max(tf.concat(axes, 1), axis=1)
             return block, length, tf.searchsorted(uppers[:-1], length, out_type=tf.int64)
 
-        def sort(records: Block, length: tf.Tensor) -> Block:
+        def sort(records: Block, length: tf.Tensor, _: tf.Tensor) -> Block:
             order = tf.argsort(length, stable=True)
             return tf.nest.map_structure(lambda column: tf.gather(column, order), records)
 
         def batch(bucket: tf.Tensor, window: tf.data.Dataset) -> tf.data.Dataset:
-            records = window.map(_plain(lambda record, length, _: (record, length)))
-            records = records.batch(SORTED_BATCHES * sizes[bucket]).map(_plain(sort)).unbatch()
+            records = map_elements(window.batch(SORTED_BATCHES * sizes[bucket]), sort).unbatch()
             batches = records.batch(sizes[bucket], drop_remainder=drop)
             if not self.options.shuffle:
                 return batches
@@ -269,11 +271,8 @@ class Builder:
         return pad_batches(dataset, self.structure, self.decoders, options)
 
     def _map(self, dataset: tf.data.Dataset, function: Callable[..., Any]) -> tf.data.Dataset:
-        return dataset.map(
-            _plain(function),
-            num_parallel_calls=self.strategy.parallel,
-            deterministic=self.options.is_deterministic,
-        )
+        deterministic = self.options.is_deterministic
+        return map_elements(dataset, function, parallel=self.strategy.parallel, deterministic=deterministic)
 
     # --- from blocks to what the caller sees -----------------------------------------------------
 

@@ -6,7 +6,7 @@ parse anything. An element is a dict of what a record would hold: `key`, `label`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,10 @@ import tensorflow as tf
 
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.planning.examples import Examples
-from readers.pipeline.decoding import SHAPE, Decoder
+from readers.pipeline.decoders import Decoder
+from readers.pipeline.decoding import SHAPE
+from readers.pipeline.transformations import flat_map, map_elements
 from readers.splits import Part
-
-_plain = tf.autograph.experimental.do_not_convert
 
 
 class _Files:
@@ -61,7 +61,7 @@ class _Files:
         size = self.row_bytes[header]
         # A trailing part of a row, which a changed file may have, is an error of the reader's.
         data = tf.data.FixedLengthRecordDataset(self.paths[source], size, self.offsets[header] + first * size)
-        return data.take(count).map(_plain(lambda row: self.columns(row, header)))
+        return map_elements(data.take(count), lambda row: self.columns(row, header))
 
     def columns(self, data: tf.Tensor, header: tf.Tensor) -> dict[str, tf.Tensor]:
         name, shape = self.decoder.info.name, self.shapes[header]
@@ -146,18 +146,19 @@ class NpyFiles:
         """The numbers as they are: these files are where they are."""
         return numbers
 
-    def blocks(self, part: tf.Tensor, size: int, drop_remainder: bool = False) -> tf.data.Dataset:
-        """The examples of one part, `size` at a time."""
-        return self._read(part).batch(size, drop_remainder=drop_remainder)
+    def blocks(
+        self, part: tf.Tensor, size: int, then: Callable[[Any], Any] | None = None, drop_remainder: bool = False
+    ) -> tf.data.Dataset:
+        """The examples of one part, `size` at a time, and what `then` makes of them."""
+        blocks = self._read(part).batch(size, drop_remainder=drop_remainder)
+        return blocks if then is None else map_elements(blocks, then)
 
     def _read(self, part: tf.Tensor) -> tf.data.Dataset:
         first = self._first[part]
         last = first + self._count[part]
         if not self._rows:
             numbers = tf.data.Dataset.range(first - self._low, last - self._low)
-            if self._ahead == 1:
-                return numbers.map(_plain(self._example))
-            return numbers.map(_plain(self._example), num_parallel_calls=self._ahead, deterministic=True)
+            return map_elements(numbers, self._example, parallel=self._ahead)
         begin = tf.searchsorted(self._segments, [first], side="right", out_type=tf.int64)[0] - 1
         end = tf.searchsorted(self._segments, [last], side="left", out_type=tf.int64)[0]
 
@@ -167,11 +168,10 @@ class NpyFiles:
             row = self._first_rows[segment] + start - self._segments[segment]
             numbers = tf.data.Dataset.range(row, row + stop - start)
             values = tuple(files.rows(segment, row, stop - start) for files in self._files)
-            return tf.data.Dataset.zip((numbers, *values)).map(
-                _plain(lambda number, *columns: self._row(segment, number, columns))
-            )
+            rows = tf.data.Dataset.zip((numbers, *values))
+            return map_elements(rows, lambda number, *columns: self._row(segment, number, columns))
 
-        return tf.data.Dataset.range(begin, end).flat_map(_plain(read_segment))
+        return flat_map(tf.data.Dataset.range(begin, end), read_segment)
 
     def _example(self, i: tf.Tensor) -> dict[str, tf.Tensor]:
         return self._join({"key": self._keys[i]}, i, [files.whole(i) for files in self._files])

@@ -1,125 +1,111 @@
-"""Batches of single examples whose arrays differ in shape: what comes after `map_fn`, and of huge examples.
-
-`padded_batch` knows no rank above 5 and not every dtype. So an array travels flat, as a vector of
-carriers with its shape beside it; vectors are padded to the longest, and the batch gets its axes
-back the way batches of byte strings do.
-"""
+"""Padding: of byte strings, of rows of values, and of axes whose size is known. A whole batch at once, in the graph."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from npy2tfrecord.errors import UsageError
-from npy2tfrecord.formats.manifest import FeatureInfo
-from readers.options import ReadOptions
-from readers.outputs import Structure
-from readers.pipeline import decoding, strategy
-from readers.pipeline.decoding import Decoder
+from readers.pipeline.decoders import Decoder, extra_axes, restore
+from readers.pipeline.strategy import Method
+
+_MAX_PAD_RANK = 6  # of tf.pad  # of tf.pad
 
 
-@dataclass(frozen=True, slots=True)
-class _Output:
-    """One tensor of the elements to batch: `decoder` says how to pad it; None when nothing varies."""
-
-    decoder: Decoder | None
-
-
-def pad_batches(
-    dataset: tf.data.Dataset, structure: Structure, decoders: Mapping[str, Decoder], options: ReadOptions
-) -> tf.data.Dataset:
-    """Batch elements of any structure, padding what varies. `structure` is the one without `map_fn`, with columns."""
-    spec = dataset.element_spec
-    names = tf.nest.flatten(_names(spec, structure))
-    flat_spec = tf.nest.flatten(spec)
-    outputs = [_output(part, name, decoders, options) for part, name in zip(flat_spec, names, strict=True)]
-    batch, drop = options.batch_size, options.drop_remainder
-    if all(output.decoder is None for output in outputs):
-        return dataset.batch(batch, drop_remainder=drop)
-
-    def flatten(*element: Any) -> tuple[Any, ...]:
-        values = tf.nest.flatten(element[0] if len(element) == 1 else element)
-        return tuple(_flatten(value, output) for value, output in zip(values, outputs, strict=True))
-
-    def restore(*flat: Any) -> Any:
-        values = [_restore(value, output) for value, output in zip(flat, outputs, strict=True)]
-        return tf.nest.pack_sequence_as(spec, values)
-
-    paddings = tuple(_padding(part, output) for part, output in zip(flat_spec, outputs, strict=True))
-    plain = tf.autograph.experimental.do_not_convert
-    return (
-        dataset.map(plain(flatten))
-        .padded_batch(batch, padding_values=paddings, drop_remainder=drop)
-        .map(plain(restore), num_parallel_calls=strategy.PREFETCH_BATCHES)
-    )
-
-
-def _names(spec: Any, structure: Structure, key: str = "") -> Any:
-    """The column that each tensor was, as far as its place says; what the caller calls it otherwise, or ""."""
-    if isinstance(spec, Mapping):
-        below = structure if isinstance(structure, Mapping) else {}
-        return {name: _names(part, below.get(name), key or name) for name, part in spec.items()}
-    if isinstance(spec, tuple):
-        same = isinstance(structure, tuple) and len(structure) == len(spec)
-        return tuple(_names(part, structure[i] if same else None, key) for i, part in enumerate(spec))
-    return structure if isinstance(structure, str) else key
-
-
-def _output(spec: Any, name: str, decoders: Mapping[str, Decoder], options: ReadOptions) -> _Output:
-    if not isinstance(spec, tf.TensorSpec):
-        raise UsageError(f"map_fn returns {type(spec).__name__}, which can't be batched; return tensors")
-    if spec.shape.rank is None:
-        raise UsageError(f"map_fn returns a tensor {name} of unknown rank; call set_shape or ensure_shape in it")
-    sizes = list(spec.shape)
-    wanted = _wanted(spec, name, decoders.get(name), options)
-    if spec.shape.is_fully_defined() and wanted == tuple(sizes):
-        return _Output(None)
-    if spec.dtype == tf.string:
-        raise UsageError(f"map_fn returns strings {name} whose shape varies; they can't be batched")
-    # Whatever is to be padded counts as varying: that the result is larger then needs no case of its own.
-    shape = tuple(None if size is None or size != want else size for size, want in zip(sizes, wanted, strict=True))
-    dtype = spec.dtype.as_numpy_dtype
-    info = FeatureInfo(
-        name, np.dtype(dtype).name, shape, tuple(size or 0 for size in shape), tuple(size or 0 for size in shape),
-        (None,) * len(shape), 0,
-    )  # fmt: skip
-    return _Output(decoding.make_padder(info, strategy.method(info), wanted, options))
-
-
-def _wanted(spec: tf.TensorSpec, name: str, decoder: Decoder | None, options: ReadOptions) -> tuple[int | None, ...]:
-    sizes = tuple(spec.shape)
-    if isinstance(options.padding, Mapping):
-        given = options.padding.get(decoder.info.name if decoder else name)
+def pad_flat(decoder: Decoder, flat: tf.Tensor, shapes: tf.Tensor) -> tf.Tensor:
+    """A padded batch of arrays that come as rows of carriers, padded to the longest, with their shapes."""
+    for axis, size in enumerate(decoder.sizes):
+        if size is not None:
+            tf.raw_ops.Assert(
+                condition=tf.reduce_all(shapes[:, axis] <= size),
+                data=[f"an array {decoder.info.name!r} is larger than the padding asked for, {decoder.sizes}"],
+                summarize=1,
+            )
+    whole = decoder.method is Method.FIRST_AXIS and decoder.per_value == 1 and decoder.sizes[0] is None
+    if whole and 0 not in decoder.inner:  # padding at the end of a row is padding at the end of the array
+        longest = tf.cast(tf.reduce_max(shapes[:, 0]), tf.int32)
+        out = tf.reshape(flat, tf.stack([tf.shape(flat)[0], longest, *decoder.inner]))
     else:
-        given = decoder.sizes if options.padding == "dataset" and decoder else None
-    if given is None or len(given) != len(sizes):
-        return sizes
-    fixed_wins = options.padding == "dataset"  # map_fn may have cropped it
-    return tuple(
-        size if want is None or (fixed_wins and size is not None) else want
-        for size, want in zip(sizes, given, strict=True)
-    )
+        counts = tf.reduce_prod(shapes, axis=1) * decoder.per_value
+        values = tf.RaggedTensor.from_tensor(flat, lengths=counts).flat_values
+        out = pad_nested(decoder, nested(decoder, values, shapes), shapes)
+    out = restore(decoder, out)
+    out.set_shape([flat.shape[0], *decoder.sizes])
+    return out
 
 
-def _flatten(value: tf.Tensor, output: _Output) -> Any:
-    if output.decoder is None:
-        return value
-    return tf.reshape(decoding.to_carrier(output.decoder, value), [-1]), tf.shape(value, tf.int64)
+def pad_strings(decoder: Decoder, payloads: tf.Tensor, shapes: tf.Tensor) -> tf.Tensor:
+    """Padding with zeros where only axis 0 varies: one copy, from the strings into the batch."""
+    row = math.prod(decoder.inner)
+    wanted = decoder.sizes[0]
+    longest = tf.cast(tf.reduce_max(shapes[:, 0]), tf.int32) if wanted is None else tf.constant(wanted)
+    length = longest * (row * decoder.itemsize)
+    # The operation refuses a length of zero, which empty arrays have.
+    least = decoder.carrier.size * decoder.per_value
+    values = tf.io.decode_raw(payloads, decoder.carrier, fixed_length=tf.maximum(length, least))
+    values = values[:, : length // decoder.carrier.size]
+    out = tf.reshape(values, tf.stack([tf.shape(payloads)[0], longest, *decoder.inner, *extra_axes(decoder)]))
+    return pad_fixed(decoder, out, first=1)
 
 
-def _padding(spec: tf.TensorSpec, output: _Output) -> Any:
-    if output.decoder is None:
-        return tf.constant("") if spec.dtype == tf.string else tf.zeros([], spec.dtype)
-    return tf.constant(output.decoder.padding[0], output.decoder.carrier), tf.zeros([], tf.int64)
+def nested(decoder: Decoder, values: tf.Tensor, shapes: tf.Tensor) -> tf.RaggedTensor:
+    """The values as a RaggedTensor down to the last axis that varies."""
+    rows = tf.reshape(values, [-1, *decoder.inner, *extra_axes(decoder)]) if 0 not in decoder.inner else None
+    row_lengths = [shapes[:, 0]]
+    count = shapes[:, 0]
+    for axis in range(1, decoder.levels):
+        row_lengths.append(tf.repeat(shapes[:, axis], count))
+        count = count * shapes[:, axis]
+    if rows is None:  # no values don't show the number of rows
+        rows = tf.zeros(_joined([tf.reduce_sum(count)], [*decoder.inner, *extra_axes(decoder)]), decoder.carrier)
+    return tf.RaggedTensor.from_nested_row_lengths(rows, row_lengths, validate=False)
 
 
-def _restore(value: Any, output: _Output) -> tf.Tensor:
-    decoder = output.decoder
-    if decoder is None:
-        return value
-    flat, shapes = value
-    return decoding.pad_flat(decoder, flat, shapes)
+def pad_nested(decoder: Decoder, ragged: tf.RaggedTensor, shapes: tf.Tensor) -> tf.Tensor:
+    """Padding where any axes vary: each to the longest of the batch, or to the size asked for."""
+    longest = tf.reduce_max(shapes, axis=0)
+    sizes = [longest[axis] if size is None else size for axis, size in enumerate(decoder.sizes[: decoder.levels])]
+    count = tf.shape(shapes, tf.int64)[0]
+    behind = [*decoder.inner, *extra_axes(decoder)]
+    # Trailing axes are one: the operation's padding value must be of their shape.
+    width = math.prod(behind)
+    if width:
+        rows = tf.shape(ragged.flat_values)[0]
+        flat = ragged.with_flat_values(tf.reshape(ragged.flat_values, tf.stack([rows, width])))
+        padding = tf.constant(np.tile(decoder.padding, math.prod(decoder.inner)), decoder.carrier)
+        out = flat.to_tensor(padding, shape=_joined([count, *sizes], [width]))
+        out = tf.reshape(out, _joined([count, *sizes], behind))
+    else:  # on which the operation crashes
+        out = tf.zeros(_joined([count, *sizes], behind), decoder.carrier)
+    return pad_fixed(decoder, out, first=decoder.levels)
+
+
+def pad_fixed(decoder: Decoder, values: tf.Tensor, first: int = 0) -> tf.Tensor:
+    """Pad axes from `first` on whose own size is fixed but below the size asked for."""
+    pads = [
+        0 if axis < first or want is None else want - have
+        for axis, (want, have) in enumerate(zip(decoder.sizes, decoder.info.max_shape, strict=True))
+    ]
+    if not any(pads):
+        return values
+    shape = tf.shape(values)
+    rank = len(pads)
+    if decoder.per_value == 1 and 1 + rank <= _MAX_PAD_RANK:
+        paddings = [[0, 0], *([0, pad] for pad in pads)]
+        return tf.pad(values, paddings, constant_values=tf.constant(decoder.padding[0], decoder.carrier))
+    for axis, pad in enumerate(pads):  # one axis at a time, by concatenation, which knows no limit of rank
+        if pad:
+            shape = tf.shape(values)
+            block = tf.concat([shape[: axis + 1], [pad], shape[axis + 2 :]], 0)
+            count = tf.reduce_prod(block) // decoder.per_value
+            filling = tf.reshape(tf.tile(tf.constant(decoder.padding, decoder.carrier), [count]), block)
+            values = tf.concat([values, filling], axis + 1)
+    return values
+
+
+def _joined(front: Sequence[Any], behind: Sequence[int]) -> tf.Tensor:
+    """A shape, of sizes that are known only in the graph and others."""
+    return tf.stack([tf.cast(size, tf.int64) for size in (*front, *behind)])

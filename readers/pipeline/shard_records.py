@@ -8,7 +8,7 @@ it that is the error: it is only asked for where the reader has given fewer reco
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,14 +16,15 @@ import tensorflow as tf
 
 from npy2tfrecord.formats.tfrecord import FRAME_BYTES
 from readers.manifests import PlacedShard
-from readers.pipeline.decoding import SHAPE, Decoder
+from readers.pipeline.decoders import Decoder
+from readers.pipeline.decoding import SHAPE
 from readers.pipeline.strategy import UNBUFFERED_BYTES
+from readers.pipeline.transformations import map_elements
 from readers.shards.cache import Fetcher
 from readers.splits import Part
 
 Records = Any  # byte strings, or a dict of them and which classes their labels are
 
-_plain = tf.autograph.experimental.do_not_convert
 _BUFFER_BYTES = 256 * 2**10  # as TFRecordDataset has it
 _COMPRESSION = {"none": "", "gzip": "GZIP", "zlib": "ZLIB"}
 _ADVICE = ". TensorFlow's warning above has the cause. Copy or convert the data set again, or read with on_corrupt=skip"
@@ -47,13 +48,12 @@ class ShardRecords:
     ) -> None:
         self.parts = tuple(parts)
         mean = sum(shard.bytes for shard in shards) / max(1, sum(shard.examples for shard in shards))
-        self._buffer_bytes = 0 if mean >= UNBUFFERED_BYTES and compression == "none" else _BUFFER_BYTES
-        self._compression = compression
+        buffer_bytes = 0 if mean >= UNBUFFERED_BYTES and compression == "none" else _BUFFER_BYTES
+        self._file_options = {"compression_type": _COMPRESSION[compression], "buffer_size": buffer_bytes}
         used = sorted({part.shard for part in parts})  # the graph holds the names of no other shards
         place = {shard: i for i, shard in enumerate(used)}
         self._files = tf.constant([shards[i].path for i in used], tf.string)
         self._used, self._fetcher = used, fetcher
-        # All of a part in one row: every operation of a graph costs at the start of every epoch.
         rows = [
             (place[part.shard], part.first, part.count, *((part.first, 0) if offset is None else (0, offset)))
             for part, offset in zip(parts, offsets, strict=True)
@@ -95,7 +95,7 @@ class ShardRecords:
             # Not stateful: it changes nothing that an iterator's checkpoint would have to hold.
             return tf.ensure_shape(tf.numpy_function(announce, [number], tf.int64, stateful=False), [])
 
-        return numbers.map(_plain(announced)).prefetch(ahead)
+        return map_elements(numbers, announced).prefetch(ahead)
 
     def _path(self, shard: tf.Tensor) -> tf.Tensor:
         """The path of a shard's file on this machine, once it is there."""
@@ -108,62 +108,47 @@ class ShardRecords:
 
         return tf.ensure_shape(tf.numpy_function(wait, [shard], tf.string, stateful=False), [])
 
-    def blocks(self, part: tf.Tensor, size: int, drop_remainder: bool = False) -> tf.data.Dataset:
-        """The records of one part, `size` at a time; an error takes the place of the first block that can't be read.
+    def blocks(
+        self, part: tf.Tensor, size: int, then: Callable[[Records], Any] | None = None, drop_remainder: bool = False
+    ) -> tf.data.Dataset:
+        """The records of one part, `size` at a time, or what `then` makes of them.
 
-        A shard that can't be opened is TensorFlow's own error, which names it; damage is an `InvalidArgumentError`.
+        An error takes the place of the first block that can't be read: a shard that can't be opened is TensorFlow's
+        own error, which names it; damage is an `InvalidArgumentError`.
         """
-        shard, _, count, before, offset = self._place(part)
-        records = self._records(self._path(shard), offset).skip(before).take(count)
+        # Every operation of a graph costs time when it is built, so that all of a part is in one row.
+        shard, first, count, before, offset = tf.unstack(tf.gather(self._table, part), 5)
+        # The identities keep tf.data's optimizer alive, which looks at the sizes of skip and take.
+        before, count = tf.identity(before), tf.identity(count)
+        file, name = self._path(shard), tf.gather(self._files, shard)
+        records = self._records(file, offset).skip(before).take(count)
         records = records.apply(tf.data.experimental.assert_cardinality(count))
         blocks = records.batch(size, drop_remainder=drop_remainder)
-        number = count // size if drop_remainder else (count + size - 1) // size
-        problem = tf.data.Dataset.from_tensors(part).flat_map(_plain(self._problem))
-        readable = _without_errors(blocks, number).concatenate(problem).take(number)
-        if self._classes is None:
-            return readable
-        classes = tf.gather(self._class_ids, shard)
-        return readable.map(_plain(lambda records: {"record": records, "classes": tf.fill(tf.shape(records), classes)}))
+        number = (count if drop_remainder else count + (size - 1)) // size
+        problem = self._problem(file, name, first + count)
+        readable = _readable(blocks, number).concatenate(problem).take(number)
 
-    def _problem(self, part: tf.Tensor) -> tf.data.Dataset:
-        """The error about a part that gave fewer records than it has."""
-        shard, first, count, _, _ = self._place(part)
-        file, name = self._path(shard), tf.gather(self._files, shard)
-        # Whatever keeps the file from being opened is raised here, by TensorFlow, with the file's name.
-        opened = tf.data.FixedLengthRecordDataset(file, 1, buffer_size=1)
-        opened = opened.concatenate(tf.data.Dataset.from_tensors(tf.constant(b""))).take(1)
+        def finish(_: tf.Tensor, records: tf.Tensor) -> Any:
+            if self._classes is not None:
+                classes = tf.gather(self._class_ids, shard)
+                records = {"record": records, "classes": tf.fill(tf.shape(records), classes)}
+            return records if then is None else then(records)
+
+        return map_elements(readable, finish)
+
+    def _problem(self, file: tf.Tensor, name: tf.Tensor, end: tf.Tensor) -> tf.data.Dataset:
+        """The error about a file that gave fewer than `end` records, in the place of an element of `_readable`."""
         # The damaged record shows by counting, from the shard's start: a damaged length hides all records behind it.
-        records = self._records(file, tf.constant(0, tf.int64)).take(first + count)
-        sizes = records.map(_plain(tf.strings.length))
-        sizes = _without_errors(sizes, first + count, log_warning=True)
-        sizes = tf.data.Dataset.from_tensors(tf.constant(0)).concatenate(sizes).batch(first + count + 1)
-
-        def fail(_: tf.Tensor, sizes: tf.Tensor) -> tf.Tensor:
-            record = tf.size(sizes, tf.int64) - 1
-            offset = tf.reduce_sum(tf.cast(sizes, tf.int64)) + record * FRAME_BYTES
-            where = ["record ", tf.strings.as_string(record), " of ", name, " is damaged or missing, at offset "]
-            damaged = tf.strings.join([*where, tf.strings.as_string(offset), _ADVICE])
-            passing = tf.strings.join([name, " could not be read at first, but could when it was read again"])
-            message = tf.where(record < first + count, damaged, passing)
-            failed = tf.raw_ops.Assert(condition=tf.constant(False), data=[message], summarize=1)
-            with tf.control_dependencies([failed]):
-                return tf.constant([b""])
-
-        return tf.data.Dataset.zip((opened, sizes)).map(_plain(fail))
-
-    def _place(self, part: tf.Tensor) -> list[tf.Tensor]:
-        """A part's shard (its number among those used), first record and size; what is skipped after which offset."""
-        # The identities keep tf.data's optimizer alive, which looks at the sizes of skip and take.
-        return [tf.identity(value) for value in tf.unstack(tf.gather(self._table, part), 5)]
+        records = _readable(self._records(file, tf.constant(0, tf.int64)), end, log_warning=True)
+        sizes = map_elements(records, lambda _, data: tf.strings.length(data))
+        sizes = tf.data.Dataset.from_tensors(tf.constant(0)).concatenate(sizes).batch(end + 1)
+        return map_elements(
+            tf.data.Dataset.zip((tf.data.Dataset.from_tensors((name, end)), _opened(file), sizes)), _fail
+        )
 
     def _records(self, file: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:
         """The records of one file from an offset on, which `TFRecordDataset` has no argument for."""
-        variant = tf.raw_ops.TFRecordDatasetV2(
-            filenames=file,
-            compression_type=_COMPRESSION[self._compression],
-            buffer_size=self._buffer_bytes,
-            byte_offsets=offset,
-        )
+        variant = tf.raw_ops.TFRecordDatasetV2(filenames=file, byte_offsets=offset, **self._file_options)
         return tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
 
     def columns(self, records: Records) -> dict[str, tf.Tensor]:
@@ -186,12 +171,34 @@ class ShardRecords:
         return dict(tf.io.parse_example(strings, self._shapes))
 
 
-def _without_errors(dataset: tf.data.Dataset, count: tf.Tensor, log_warning: bool = False) -> tf.data.Dataset:
-    """The elements of a dataset that can be read, out of `count`: it ends, whatever the dataset does.
+def _opened(file: tf.Tensor) -> tf.data.Dataset:
+    """One element. Whatever keeps the file from being opened is raised by TensorFlow instead, with the file's name."""
+    zero, one = tf.constant(0, tf.int64), tf.constant(1, tf.int64)
+    variant = tf.raw_ops.FixedLengthRecordDatasetV2(
+        filenames=file, header_bytes=zero, record_bytes=one, footer_bytes=zero, buffer_size=one, compression_type=""
+    )
+    byte = tf.data.experimental.from_variant(variant, tf.TensorSpec([], tf.string))
+    return byte.concatenate(tf.data.Dataset.from_tensors(tf.constant(b""))).take(1)
+
+
+def _fail(whole: tuple[tf.Tensor, tf.Tensor], _: tf.Tensor, sizes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    file, end = whole
+    record = tf.size(sizes, tf.int64) - 1
+    offset = tf.reduce_sum(tf.cast(sizes, tf.int64)) + record * FRAME_BYTES
+    record_text, offset_text = tf.strings.as_string(record), tf.strings.as_string(offset)
+    damaged = ["record ", record_text, " of ", file, " is damaged or missing, at offset ", offset_text, _ADVICE]
+    passing = [file, " could not be read at first, but could when it was read again"]
+    message = tf.where(record < end, tf.strings.join(damaged), tf.strings.join(passing))
+    failed = tf.raw_ops.Assert(condition=tf.constant(False), data=[message], summarize=1)
+    with tf.control_dependencies([failed]):
+        return tf.constant(0, tf.int64), tf.constant([b""])
+
+
+def _readable(dataset: tf.data.Dataset, count: tf.Tensor, log_warning: bool = False) -> tf.data.Dataset:
+    """The elements of a dataset that can be read, out of `count`, numbered: it ends, whatever the dataset does.
 
     `ignore_errors` alone asks again after an error, and a file that can't be opened fails as often as it is asked.
     Here each request, whether it succeeds or fails, takes a number, and there are `count` of them. (`zip` asks all its
     datasets, also when one fails.)
     """
-    numbered = tf.data.Dataset.zip((tf.data.Dataset.range(count), dataset)).ignore_errors(log_warning=log_warning)
-    return numbered.map(_plain(lambda number, element: element))
+    return tf.data.Dataset.zip((tf.data.Dataset.range(count), dataset)).ignore_errors(log_warning=log_warning)

@@ -1,6 +1,6 @@
 """The one place that decides which pipeline is built: from the manifest and the options, with nothing to tune.
 
-Pure: no TensorFlow, no I/O. `docs/reading.md` shows each pipeline and says why it is as it is.
+Pure: no TensorFlow, no I/O. `docs/reading/pipelines.md` shows each pipeline and says why it is as it is.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Kind(enum.Enum):
     EXAMPLES = "examples"  # decoded one by one: for map_fn, no batches, and large examples
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Strategy:
     """The decisions. `lanes` are read at the same time, `block` records each, `parallel` calls at work."""
 
@@ -161,6 +161,17 @@ def choose(
     seekable = not compressed
     pieces = lanes if files or (example_bytes >= UNBUFFERED_BYTES and seekable) else min(lanes, LEAST_PIECES)
     return Strategy(
-        kind, methods, lanes, block, block_bytes, run, parallel, shuffle, prefetch, tune, seekable, pieces,
-        decode_blocks,
-    )  # fmt: skip
+        kind=kind,
+        methods=methods,
+        lanes=lanes,
+        block=block,
+        block_bytes=block_bytes,
+        run=run,
+        parallel=parallel,
+        shuffle=shuffle,
+        prefetch=prefetch,
+        tune_malloc=tune,
+        seekable=seekable,
+        pieces=pieces,
+        decode_blocks=decode_blocks,
+    )

@@ -158,6 +158,7 @@ def test_page_of_sources(tmp_path: Path, command: Command) -> None:
     assert len([alt for alt in page.pictures if alt.startswith("image of ")]) == 24
     assert "20 examples" in page.text
     assert ".txt" in page.text
+    assert page.codes == [f"npy2tfrecord convert image={tmp_path}/img mask={tmp_path}/msk OUT"]
     np.save(tmp_path / "X.npy", np.arange(60, dtype="f8").reshape(10, 6).T.copy().T)
     command.ok("scan", "--rows", tmp_path / "X.npy", "--html", tmp_path / "rows.html")
     assert "series of X#9: array float64 (6,)" in Page(tmp_path / "rows.html").pictures

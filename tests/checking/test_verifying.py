@@ -232,7 +232,7 @@ def test_damaged_compression_is_found(compression: str, source: Path, tmp_path: 
 
 def test_every_changed_byte_of_manifest_index_and_neighbours_is_found(out: Path, chance: random.Random) -> None:
     files = [name for name in tree(out) if not name.endswith(".tfrecord")]
-    assert {"manifest.json", "features.json", "dataset_info.json", "label.labels.txt"} <= set(files)
+    assert {"manifest.json", "features.json", "dataset_info.json", "label.labels.txt", "croissant.json"} <= set(files)
     for name in files:
         path = out / name
         data = path.read_bytes()

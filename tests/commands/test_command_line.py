@@ -410,7 +410,7 @@ def test_bar_moves_on_a_terminal(many: Path, columns: int) -> None:
     text = ""
     for piece in read_all(ours):
         text += piece
-        if "3/8 shards" in text:  # it shows them before the rest is written
+        if "3 of 8 shards" in text:  # it shows them before the rest is written
             process.stdin.close()
     os.close(ours)
     process.stdout.read()
@@ -421,7 +421,7 @@ def test_bar_moves_on_a_terminal(many: Path, columns: int) -> None:
     assert shares[0] == 0
     assert shares[-1] == 100
     assert any(0 < share < 100 for share in shares)
-    assert "8/8 shards" in text
+    assert "8 of 8 shards" in text
 
 
 @pytest.mark.parametrize("words", [("--quiet",), ()])

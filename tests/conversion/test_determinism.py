@@ -43,7 +43,7 @@ def expected(source: Path) -> dict[str, bytes]:
     out = source.parent / "expected"
     npy2tfrecord.convert(source, out, jobs=1, **OPTIONS)
     files = tree(out)
-    assert len(files) == 4 + 3 * 14
+    assert len(files) == 5 + 3 * 14
     return files
 
 

@@ -16,22 +16,19 @@ import pytest
 import xxhash
 from converted import Command, save
 from crc32c import crc32c
+from pages import fenced, run_blocks
 
+import npy2tfrecord
+import readers
 from npy2tfrecord.commands import arguments, main
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
 sys.path.insert(0, str(ROOT / "scripts"))
 import error_messages  # noqa: E402
 import generate_docs  # noqa: E402
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    """The fenced code of that language, without the indent of a list."""
-    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    return [re.sub(rf"^{indent}", "", code, flags=re.MULTILINE) for indent, code in found]
-
+import recording  # noqa: E402
 
 # --- docs/cli.md --------------------------------------------------------------------------------
 
@@ -196,48 +193,93 @@ def test_readme_is_three_screens_at_most() -> None:
     assert len(text.splitlines()) <= 120
 
 
-def test_set_up_commands_of_the_readme_are_there() -> None:
-    (set_up,) = blocks(ROOT / "README.md", "console")
-    for line in set_up.splitlines():
-        command = line.removeprefix("$ ").split()[0]
-        assert os.access(ROOT / command, os.X_OK), command
+def test_table_of_speed_has_the_figures_of_the_page_about_performance() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert text == generate_docs.readme_page(text), "run scripts/generate_docs.py"
+    assert len(re.findall(r"^\| (?:write [\d,]+|read) arrays .*\d", text, re.MULTILINE)) == 5
 
 
-@pytest.fixture(scope="module")
-def spectrograms(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what the README converts."""
-    here = tmp_path_factory.mktemp("readme")
-    rng = np.random.default_rng(0)
-    for kind in ("cats", "dogs"):
-        (here / "spectrograms" / kind).mkdir(parents=True)
-        for number in range(50):
-            frames = rng.integers(2, 20)
-            np.save(here / "spectrograms" / kind / f"{number:03}.npy", rng.normal(size=(frames, 80)).astype("float32"))
-    return here
+def test_recording_is_what_the_commands_print() -> None:
+    stored = (ROOT / "docs" / "images" / "terminal.svg").read_text(encoding="utf-8")
+    assert stored == recording.recording(), "run scripts/generate_docs.py"
 
 
-def run(here: Path, *words: str) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        words, cwd=here, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
+def test_scripts_that_the_readme_names_are_there() -> None:
+    for name in re.findall(r"`(scripts/\w+|benchmarks/run)\b", (ROOT / "README.md").read_text(encoding="utf-8")):
+        assert os.access(ROOT / name, os.X_OK), name
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/index.md"])
+@pytest.mark.filterwarnings("default")  # other packages' deprecations are not these pages'
+def test_first_pages_run(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    found = fenced((ROOT / name).read_text(encoding="utf-8"))
+    languages = [language for language, _ in found]
+    assert languages.count("console") >= 2
+    assert languages.count("text") >= 1
+    run_blocks([block for block in found if block[0] != "sh"], command, capsys, name)
+
+
+@pytest.mark.filterwarnings("default")
+def test_page_about_growing_sets_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("tensorflow")
+    monkeypatch.chdir(tmp_path)
+    save(tmp_path / "arrays", {f"{i}": np.arange(4.0) for i in range(4)})
+    consoles, (python,), (shell,) = (
+        [block for block in fenced((ROOT / "docs" / "growing.md").read_text(encoding="utf-8")) if block[0] == language]
+        for language in ("console", "python", "sh")
     )
-    assert done.returncode == 0, done
-    return done.stdout
+    run_blocks(consoles, command, capsys, "growing.md")
+    save(tmp_path / "arrays", {"new": np.arange(4.0)})
+    command.ok("convert", "--not-in", "shards", "arrays", "shards-new")
+    exec(compile(python[1], "growing.md", "exec"), {})
+    for line in shell[1].splitlines():
+        command.ok(*line.split()[1:])
 
 
-def test_readme_runs(spectrograms: Path) -> None:
-    shell = blocks(ROOT / "README.md", "sh")
-    assert shell
-    said = "".join(run(spectrograms, "bash", "-euo", "pipefail", "-c", code) for code in shell)
-    assert "100 examples" in said
-    assert "(2–19, 80)" in said
+# --- the site -----------------------------------------------------------------------------------
 
-    python = blocks(ROOT / "README.md", "python")
-    assert len(python) >= 4
-    said = run(spectrograms, sys.executable, "-c", "\n".join(python))
-    assert said.startswith("100 (None, 80) ('cats', 'dogs')\n")
-    assert re.search(r"^\(\d+, \d+, 80\) \(\d+,\)$", said, re.MULTILINE)
-    assert "float32" in said
+
+def test_every_page_is_in_the_navigation_and_in_the_list_for_machines() -> None:
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    listed = (ROOT / "docs" / "llms.txt").read_text(encoding="utf-8")
+    for page in (ROOT / "docs").rglob("*.md"):
+        name = page.relative_to(ROOT / "docs").as_posix()
+        assert re.search(rf" {re.escape(name)}$", site, re.MULTILINE), name
+        assert f"]({name})" in listed, name
+    assert listed == generate_docs.llms_text(), "run scripts/generate_docs.py"
+
+
+def test_every_public_name_is_in_the_python_reference() -> None:
+    page = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
+    named = {path.rpartition(".")[2] for path in re.findall(r"^::: (\S+)$", page, re.MULTILINE)}
+    public = {*npy2tfrecord.__all__, *readers.__all__} - {"__version__"}
+    assert public <= named | set(re.findall(r"`readers\.(\w+)`", page))
+    for package in (npy2tfrecord, readers):
+        for name in set(package.__all__) - {"AUTOTUNE", "__version__"}:
+            assert getattr(package, name).__doc__, name
+
+
+def test_site_is_built_without_a_warning(tmp_path: Path) -> None:
+    pytest.importorskip("material")
+    pytest.importorskip("mkdocstrings")
+    words = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(words, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    reference = (tmp_path / "site" / "python.html").read_text(encoding="utf-8")
+    for name in ("convert", "load_dataset", "ArraySource", "index_of", "InputError"):
+        assert re.search(rf'<h\d[^>]*id="[\w.]*\b{name}"', reference), name
+    assert (tmp_path / "site" / "llms.txt").exists()
+    assert (tmp_path / "site" / "search" / "search_index.js").exists(), "no search where there is no server"
+    for page in (tmp_path / "site").rglob("*.html"):
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r'<(?:link|script|img)\b[^>]+(?:href|src)="https?://[^"]+', text), page
 
 
 # --- all pages ----------------------------------------------------------------------------------

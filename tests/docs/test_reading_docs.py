@@ -1,4 +1,4 @@
-"""`docs/reading.md` is true: its snippets run, and every option is in it."""
+"""The pages about reading are true: their snippets run, and every option is in `docs/reading.md`."""
 
 from __future__ import annotations
 
@@ -14,13 +14,22 @@ import readers
 
 pytest.importorskip("tensorflow")
 
-PAGE = (Path(__file__).parents[2] / "docs" / "reading.md").read_text(encoding="utf-8")
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = (DOCS / "reading.md").read_text(encoding="utf-8")
+SNIPPETS = [
+    pytest.param(snippet, id=f"{page.stem}-{number}")
+    for page in [DOCS / "reading.md", *sorted((DOCS / "reading").glob("*.md"))]
+    for number, snippet in enumerate(
+        re.findall(r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+    )
+]
 
 
-@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+@pytest.mark.parametrize("snippet", SNIPPETS)
 @pytest.mark.filterwarnings("default")  # other packages' deprecations are not this page's
-def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, snippet: str) -> None:
+    for package in re.findall(r"^(?:import|from) (grain|jax|torch)\b", snippet, re.MULTILINE):
+        pytest.importorskip(package)
     rng = np.random.default_rng(1)
     arrays = [rng.random((int(n), 4)).astype("f4") for n in rng.integers(3, 9, 48)]
     labels = [i % 2 for i in range(48)]
@@ -31,7 +40,7 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: i
         file.parent.mkdir(parents=True, exist_ok=True)
         np.save(file, array)
     monkeypatch.chdir(tmp_path)
-    exec(compile(SNIPPETS[number], f"reading.md snippet {number}", "exec"), {})
+    exec(compile(snippet, "snippet", "exec"), {})
 
 
 def test_every_option_of_load_dataset_is_documented() -> None:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import itertools
 import re
-import shlex
 from pathlib import Path
 
 import numpy as np
 import pytest
 from converted import Command
 from layouts import MAKERS
+from pages import fenced, run_blocks
 
 pytest.importorskip("tensorflow")
 
 PAGE = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
 RECIPES = {
-    title: re.findall(r"^```(\w+)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    title: fenced(text)
     for title, _, text in (section.partition("\n") for section in re.split(r"^## ", PAGE, flags=re.MULTILINE)[1:])
 }
 _COLUMN = 38  # where a file's dtype and shape stand
@@ -73,29 +73,4 @@ def test_recipe(
     monkeypatch.chdir(tmp_path)
     (_, tree), *blocks = RECIPES[title]
     assert tree.splitlines() == listing(tmp_path)
-    said = None
-    for language, text in blocks:
-        if language == "console":
-            for example in re.split(r"^\$ ", text, flags=re.MULTILINE)[1:]:
-                check_command(command, example)
-        elif language == "python":
-            assert said is None, "what the Python before prints is missing"
-            capsys.readouterr()
-            exec(compile(text, f"recipes.md, {title}", "exec"), {})
-            said = capsys.readouterr().out
-        else:
-            assert text == said
-            said = None
-    assert said is None
-
-
-def check_command(command: Command, example: str) -> None:
-    """Run a command of one or several lines, and compare what it prints; `...` stands for any lines."""
-    line, *expected = example.replace("\\\n", " ").splitlines()
-    name, *words = shlex.split(line, comments=True)
-    assert name == "npy2tfrecord"
-    code, out, err = command(*words)
-    pattern = "".join("(.*\n)*?" if text == "..." else re.escape(text + "\n") for text in expected)
-    said = re.sub(r"\n\nRead it with\n(.*\n)+\Z", "\n", err + out)  # the same everywhere
-    assert re.fullmatch(pattern, said), f"{line}\n{said}"
-    assert code == (4 if expected[0].startswith("npy2tfrecord:") else 0)
+    run_blocks(blocks, command, capsys, f"recipes.md, {title}")

@@ -10,7 +10,7 @@ import venv
 import zipfile
 from importlib import metadata
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copyfile, copytree
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ import npy2tfrecord
 from npy2tfrecord.commands.main import COMMANDS
 
 ROOT = Path(__file__).parents[2]
+GENERATED = (ROOT / ".gitignore").read_text(encoding="utf-8").replace("/", "").split()
 
 _tools = ("build", "check_wheel_contents", "setuptools", "twine")
 pytestmark = [
@@ -36,8 +37,11 @@ def run(*words: object, cwd: Path | None = None) -> str:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the source distribution, and the wheel made from it."""
     here = tmp_path_factory.mktemp("built")
-    generated = ignore_patterns(".*_cache", ".venv", ".git", "__pycache__", "*.egg-info", "build", "dist", "site")
-    copytree(ROOT, here / "source", ignore=generated)
+    (here / "source").mkdir()
+    tracked = {path.name for path in ROOT.iterdir() if path.suffix != ".egg-info"} - {".git", ".venv", *GENERATED}
+    for name in tracked:
+        copy = copytree if (ROOT / name).is_dir() else copyfile
+        copy(ROOT / name, here / "source" / name)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", here / "dist", here / "source")
     return here / "dist"
 
@@ -98,6 +102,7 @@ def test_every_command_runs_where_only_the_wheel_and_its_requirements_are(enviro
         (tmp_path / "arrays" / kind).mkdir(parents=True)
         np.save(tmp_path / "arrays" / kind / "1.npy", np.arange(6.0))
     calls = {
+        "demo": "demo sets",
         "scan": "scan arrays",
         "convert": "convert --labels dirs --no-fsync arrays out",
         "info": "info out",

@@ -128,7 +128,8 @@ def test_batches_of_any_shapes_are_padded_as_numpy_would(
     made: tuple[list[np.ndarray], str], value: int, extra: int
 ) -> None:
     from readers.options import ReadOptions
-    from readers.pipeline.decoding import decode, decode_one, make_decoder
+    from readers.pipeline.decoders import make_decoder
+    from readers.pipeline.decoding import decode, decode_one
     from readers.pipeline.strategy import method
 
     arrays, dtype = made

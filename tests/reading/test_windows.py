@@ -237,3 +237,25 @@ def test_a_damaged_shape_or_value_is_never_read_as_windows(tmp_path: Path) -> No
     assert source[1]["start"] == 2
     with pytest.raises(DamageError, match="record 1 at offset"):
         source[2]
+
+
+def test_a_copy_in_another_process_counts_windows_again_only_if_the_set_is_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths = (5, 9, 4, 7)
+    path = write_dataset(tmp_path / "set", [np.arange(n) for n in lengths], shards=2)
+    source = readers.ArraySource(path, window=4, hop=2)
+    pickled = pickle.dumps(source)
+    with monkeypatch.context() as patched:
+        patched.setattr("readers.array_source.read_sizes", None)  # what reads the head of every record
+        again = pickle.loads(pickled)
+    assert [(example["key"], example["start"]) for example in again] == [
+        (key_of(i), start) for i, start in windows_of(lengths, 4, 2)
+    ]
+    write_dataset(tmp_path / "other", [np.arange(n) for n in reversed(lengths)], shards=2)
+    (tmp_path / "set").rename(tmp_path / "before")
+    (tmp_path / "other").rename(tmp_path / "set")
+    changed = pickle.loads(pickled)
+    assert [(example["key"], example["start"]) for example in changed] == [
+        (key_of(i), start) for i, start in windows_of(lengths[::-1], 4, 2)
+    ]

@@ -37,9 +37,9 @@ from npy2tfrecord.errors import DamageError, Error, InputError
 from npy2tfrecord.formats import manifest, manifest_parsing, npz
 from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.manifest import Hash, Manifest
+from npy2tfrecord.formats.neighbours import neighbour_files
 from npy2tfrecord.formats.npy import header_size
 from npy2tfrecord.formats.shard import encode_keys, key_of
-from npy2tfrecord.formats.tfds_metadata import neighbour_files
 from npy2tfrecord.formats.tfrecord import foot, head, mask
 
 MEMORY_BYTES = 512 * 2**20  # on top of what is taken before the first case
