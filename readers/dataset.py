@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import UsageError
@@ -13,8 +14,9 @@ from readers.manifests import Paths, load_manifest
 from readers.options import AUTOTUNE, Features, Padding, ReadOptions
 from readers.outputs import LENGTH, choose_structure, columns_of
 from readers.pipeline.malloc import keep_large_blocks
-from readers.pipeline.strategy import choose
+from readers.pipeline.strategy import MAX_LANES, choose
 from readers.shards import damage
+from readers.shards.cache import Fetcher, ShardCache
 from readers.shards.index import find_offsets
 from readers.shards.presence import check_shards
 from readers.splits import Part
@@ -46,6 +48,7 @@ def load_dataset(
     start: Any = 0,
     deterministic: bool | None = None,
     cache: bool | str = False,
+    cache_size: int | str | None = None,
     prefetch: int = AUTOTUNE,
     num_parallel_calls: int = AUTOTUNE,
     tune_malloc: bool | None = None,
@@ -76,7 +79,9 @@ def load_dataset(
     start: continue an epoch that was stopped: examples that were consumed in all, or (examples, workers) where several
         workers consumed them in step, whatever `worker` is now; a list of these where it was stopped several times.
     deterministic: whether the order must be the same every time; None where a seed is given or nothing is shuffled.
-    cache: True to keep what was read in memory, or the path of a file to keep it in.
+    cache: True to keep what was read in memory, or the path of a file to keep it in. For data sets in buckets a path is
+        the directory of this machine that their shards are kept in; the user's cache directory when left out.
+    cache_size: bytes of that directory, such as '200GB'; the shards used longest ago are removed first.
     prefetch, num_parallel_calls: chosen when left out.
     tune_malloc: make glibc keep large blocks of memory, in the whole process, which is said once in the log `readers`
         at level INFO; None where batches are large. `docs/reading/pipelines.md` has the variables that do the same.
@@ -89,7 +94,7 @@ def load_dataset(
         features=features, batch_size=batch_size, drop_remainder=drop_remainder, shuffle=shuffle, seed=seed,
         repeat=repeat, padding=padding, padding_value=padding_value, ragged=ragged, with_lengths=with_lengths,
         normalize=normalize, buckets=buckets, window=window, hop=hop, map_fn=map_fn, worker=worker,
-        start=start, deterministic=deterministic, cache=cache,
+        start=start, deterministic=deterministic, cache=cache, cache_size=cache_size,
         prefetch=prefetch, num_parallel_calls=num_parallel_calls, tune_malloc=tune_malloc,
         on_corrupt=on_corrupt,
     )  # fmt: skip
@@ -99,6 +104,12 @@ def load_dataset(
     columns = columns_of(structure)
     check_padding_names(manifest, options)
     parts = selection.parts
+    fetcher = None
+    if any(shard.is_in_bucket for shard in selection.shards):
+        cache_of_shards, options = _cache_of_shards(options)
+        fetcher = Fetcher.of_lanes(selection.shards, cache_of_shards, MAX_LANES)
+    elif options.cache_size is not None:
+        raise UsageError("cache_size is for data sets in buckets, whose shards are kept on this machine's disk")
     if options.on_corrupt == "raise":
         check_shards([selection.shards[i] for i in sorted({part.shard for part in parts})])
     else:
@@ -124,9 +135,21 @@ def load_dataset(
     def make_stage(parts: Sequence[Part]) -> ShardRecords:
         label = manifest.label_dtype if LABEL in columns else None
         offsets = find_offsets(selection.shards, parts, manifest.compression)
-        return ShardRecords(selection.shards, parts, manifest.compression, label, decoders, offsets)
+        return ShardRecords(selection.shards, parts, manifest.compression, label, decoders, offsets, fetcher)
 
     return Builder(make_stage, parts, decoders, structure, options, strategy, manifest.examples).build()
+
+
+def _cache_of_shards(options: ReadOptions) -> tuple[ShardCache, ReadOptions]:
+    """Where the shards of buckets are kept, and the options without it."""
+    if options.on_corrupt == "skip":
+        raise UsageError(
+            "on_corrupt='skip' is for data sets on a disk: shards of a bucket are compared with their hashes when they"
+            " are fetched, so that a damaged one is never read; copy the data set first to read what is left of it"
+        )
+    directory = options.cache if isinstance(options.cache, str) else None
+    size = options.cache_size if isinstance(options.cache_size, int) else None
+    return ShardCache(directory, size), replace(options, cache=options.cache is True)
 
 
 def features_used(manifest: Manifest, columns: Iterable[str]) -> list[FeatureInfo]:

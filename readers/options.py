@@ -75,6 +75,7 @@ class ReadOptions:
     start: Any = 0
     deterministic: bool | None = None
     cache: bool | str = False
+    cache_size: int | str | None = None
     prefetch: int = AUTOTUNE
     num_parallel_calls: int = AUTOTUNE
     tune_malloc: bool | None = None
@@ -104,6 +105,10 @@ class ReadOptions:
             raise UsageError(f"cache={self.cache!r}: expected True (in memory), False, or the path of a file")
         if isinstance(self.cache, str):
             object.__setattr__(self, "cache", local_path(self.cache, "cache"))
+        if isinstance(self.cache_size, str):
+            object.__setattr__(self, "cache_size", parse_bytes(self.cache_size, "cache_size"))
+        if self.cache_size is not None:
+            self._check_integer("cache_size", 1, "a number of bytes or a size such as '200GB'")
         for name, least in (("prefetch", 0), ("num_parallel_calls", 1)):
             value = getattr(self, name)
             if not _is_integer(value) or value != AUTOTUNE:

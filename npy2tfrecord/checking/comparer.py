@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator
 from typing import IO
 
 import numpy as np
 
-from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError, display
 from npy2tfrecord.formats.shard import unpacked
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.plan import Plan, ShardSpec
+from npy2tfrecord.storage.set_files import files_of, sequential
 from npy2tfrecord.writing.shard_writer import encode_shard
 
 _PIECE_BYTES = 1 << 20
@@ -65,8 +64,7 @@ def compare_shard(spec: ShardSpec, out: str, compression: str, skip: bool, in_fl
     bad: dict[int, InputError] = {}
     try:
         while True:
-            handle = syscalls.open(os.path.join(out, spec.file), syscalls.READ_FLAGS)
-            with os.fdopen(handle, "rb") as packed:
+            with sequential(files_of(out).open(spec.file)) as packed:
                 file = unpacked(packed, compression)
                 if encode_shard(spec, _Comparison(file), bad, skip, in_flight) is not None:
                     return [f"{spec.file}: there are bytes after its last record"] if file.read(1) else []

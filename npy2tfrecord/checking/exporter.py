@@ -12,14 +12,15 @@ from typing import NamedTuple
 
 from npy2tfrecord import cleanup, syscalls
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
-from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.example import Value, parse_example
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from npy2tfrecord.formats.npy import write_header
-from npy2tfrecord.formats.shard import array_of, key_of, read_records
+from npy2tfrecord.formats.shard import array_of, key_of, records_in
 from npy2tfrecord.options import Options
-from npy2tfrecord.paths import local_path
+from npy2tfrecord.paths import local_path, place
+from npy2tfrecord.storage import set_files
 from npy2tfrecord.storage.in_flight import Batch, InFlight
+from npy2tfrecord.storage.set_files import sequential
 
 _MOST_OPEN = 256  # directories
 _MOST_HELD, _MOST_HELD_BYTES = 1024, 16 * 2**20  # files in memory, and their bytes; twice that while they are written
@@ -45,8 +46,8 @@ def export(
     `ConflictError` when something is in the way (files may be replaced with `overwrite`), `OutputError` when the
     disk fails.
     """
-    path, target = local_path(out, "data set"), local_path(directory, "DIR")
-    manifest = manifest_parsing.load(path)
+    path, target = place(out, "data set"), local_path(directory, "DIR")
+    manifest = set_files.load_manifest(path)
     try:
         os.makedirs(target, exist_ok=True)
         root = syscalls.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -71,10 +72,11 @@ def _relative(manifest: Manifest, info: FeatureInfo, key: bytes) -> bytes:
 
 def _examples(path: str, manifest: Manifest) -> Iterator[tuple[bytes, dict[str, Value]]]:
     """(key, example) of every record."""
+    files = set_files.files_of(path, links=False)
     for shard in manifest.shards:
         count = 0
         try:
-            for record in read_records(os.path.join(path, shard.file), manifest.compression):
+            for record in records_in(sequential(files.open(shard.file)), manifest.compression):
                 example = parse_example(record.data)
                 yield key_of(example), example
                 count += 1

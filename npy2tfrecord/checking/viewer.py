@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, UsageError, display
-from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.example import Value, parse_example
-from npy2tfrecord.formats.manifest import Manifest, ShardInfo
-from npy2tfrecord.formats.shard import array_of, check_example, key_of, label_of, load_index, read_records
+from npy2tfrecord.formats.manifest import Manifest, ShardInfo, index_name, keys_name
+from npy2tfrecord.formats.shard import (
+    Record,
+    array_of,
+    check_example,
+    index_limit,
+    key_of,
+    keys_limit,
+    label_of,
+    parse_index,
+    parse_keys,
+    records_in,
+)
 from npy2tfrecord.formats.tfrecord import unframe
-from npy2tfrecord.paths import local_path
+from npy2tfrecord.paths import place
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.sources.array_reader import ArrayReader
 from npy2tfrecord.sources.cast import Cast
 from npy2tfrecord.sources.table import SourceTable
+from npy2tfrecord.storage import set_files
+from npy2tfrecord.storage.set_files import OpenFile, SetFiles, sequential
 
 _MAX_SAMPLED_BYTES = 64 * 2**20  # larger examples are left out of a sample
-_BEGIN_BYTES = 4096  # of a record that are looked at for its key, besides the key itself
+_THREADS = 16  # that look for a key, each in a shard
 
 
 @dataclass(frozen=True)
@@ -58,14 +71,38 @@ class View:
 
 def view(out: str | os.PathLike[str], key: str | bytes) -> View:
     """The example of that key. Raises `UsageError` when there is none, `DamageError` when it is damaged."""
-    path = local_path(out, "data set")
-    manifest, wanted = manifest_parsing.load(path), os.fsencode(key)
-    for shard in manifest.shards:
-        for number, data in _candidates(path, shard, wanted, manifest):
-            example = parse_example(data)
-            if key_of(example) == wanted:
-                return _view(example, shard, number, manifest)
-    raise UsageError(f"{display(path)} has no example with the key {display(wanted)!r}")
+    path = place(out, "data set")
+    manifest, wanted = set_files.load_manifest(path), os.fsencode(key)
+    files = set_files.files_of(path)
+    shard, number = _find(path, files, manifest, wanted)
+    with _naming(path, shard):
+        example = parse_example(_record_of(files, shard, number, manifest.compression))
+        if key_of(example) != wanted:
+            raise DamageError(f"record {number} has the key {display(key_of(example))!r}, expected {display(wanted)!r}")
+        return _view(example, shard, number, manifest)
+
+
+def _find(path: str, files: SetFiles, manifest: Manifest, key: bytes) -> tuple[ShardInfo, int]:
+    """The shard and the number of the record with this key, by the files of keys."""
+
+    def find(shard: ShardInfo) -> int | None:
+        name = keys_name(shard.file)
+        try:
+            data = files.read(name, keys_limit(shard, manifest.compression) + 1)
+            keys = parse_keys(data, shard, manifest.compression)
+        except DamageError as error:
+            raise DamageError(f"{display(path)}: {error}") from None
+        except OSError as error:
+            raise DamageError(f"{display(os.path.join(path, name))}: {error.strerror or error}") from error
+        return keys.index(key) if key in keys else None
+
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for first in range(0, len(manifest.shards), _THREADS):
+            shards = manifest.shards[first : first + _THREADS]
+            for shard, number in zip(shards, pool.map(find, shards), strict=True):
+                if number is not None:
+                    return shard, number
+    raise UsageError(f"{display(path)} has no example with the key {display(key)!r}")
 
 
 def sample(out: str | os.PathLike[str], count: int, split: str | None = None) -> list[View]:
@@ -74,13 +111,14 @@ def sample(out: str | os.PathLike[str], count: int, split: str | None = None) ->
     Of compressed shards these are the first ones, since no other can be read by itself. Raises `UsageError` for a
     split that there is not, and `DamageError`.
     """
-    path = local_path(out, "data set")
-    manifest = manifest_parsing.load(path)
+    path = place(out, "data set")
+    manifest = set_files.load_manifest(path)
+    files = set_files.files_of(path)
     if split is not None and split not in manifest.splits:
         raise UsageError(f"{display(path)} has no split {split!r}; there are {', '.join(map(repr, manifest.splits))}")
     shards = manifest.shards if split is None else manifest.splits[split]
     if manifest.compression != "none":
-        records = ((s, r) for s in shards for r in read_records(os.path.join(path, s.file), manifest.compression))
+        records = ((s, r) for s in shards for r in _records(path, files, s, manifest.compression))
         small = ((s, r) for s, r in records if r.size <= _MAX_SAMPLED_BYTES)
         return [_view(parse_example(r.data), shard, r.number, manifest) for shard, r in islice(small, count)]
     ends = np.cumsum([shard.examples for shard in shards])
@@ -92,10 +130,11 @@ def sample(out: str | os.PathLike[str], count: int, split: str | None = None) ->
         numbers = chosen[(chosen < last) & (chosen >= last - shard.examples)] - (last - shard.examples)
         if not len(numbers):
             continue
-        offsets, sizes = load_index(path, shard)
-        with syscalls.opened(os.path.join(path, shard.file)) as handle:
+        with _naming(path, shard):
+            offsets, sizes = _index(files, shard)
+            file = files.open(shard.file)
             for number in numbers[sizes[numbers] <= _MAX_SAMPLED_BYTES].tolist():
-                data = _record(handle, shard, number, int(offsets[number]), int(sizes[number]), path)
+                data = _record(file, number, int(offsets[number]), int(sizes[number]))
                 views.append(_view(parse_example(data), shard, number, manifest))
     return views
 
@@ -145,27 +184,45 @@ def _view(example: Mapping[str, Value], shard: ShardInfo, number: int, manifest:
     return View(key_of(example), shard.file, number, text, arrays)
 
 
-def _record(handle: int, shard: ShardInfo, number: int, offset: int, size: int, out: str) -> memoryview:
-    """The data of a record of an open shard. Raises `DamageError` that names the record."""
+@contextmanager
+def _naming(path: str, shard: ShardInfo) -> Iterator[None]:
+    """Say in errors which shard they are about."""
     try:
-        return unframe(memoryview(syscalls.pread(handle, size, offset)))
+        yield
     except DamageError as error:
-        where = display(os.path.join(out, shard.file))
-        raise DamageError(f"{where}: record {number} at offset {offset}: {error}") from None
+        raise DamageError(f"{display(os.path.join(path, shard.file))}: {error}") from None
+    except OSError as error:
+        raise DamageError(f"{display(os.path.join(path, shard.file))}: {error.strerror or error}") from error
 
 
-def _candidates(out: str, shard: ShardInfo, key: bytes, manifest: Manifest) -> Iterator[tuple[int, memoryview]]:
-    """(number, data) of the records of a shard that may have the key."""
-    path = os.path.join(out, shard.file)
-    if manifest.compression != "none":
-        yield from ((r.number, r.data) for r in read_records(path, manifest.compression) if key in bytes(r.data))
-        return
-    begin = _BEGIN_BYTES + len(key) + 512 * len(manifest.features)
-    offsets, sizes = load_index(out, shard)
-    with syscalls.opened(path) as handle:
-        for number, (offset, size) in enumerate(zip(offsets.tolist(), sizes.tolist(), strict=True)):
-            if key in syscalls.pread(handle, min(size, begin), offset):
-                yield number, _record(handle, shard, number, offset, size, out)
+def _records(path: str, files: SetFiles, shard: ShardInfo, compression: str) -> Iterator[Record]:
+    with _naming(path, shard):
+        yield from records_in(sequential(files.open(shard.file)), compression)
+
+
+def _record_of(files: SetFiles, shard: ShardInfo, number: int, compression: str) -> memoryview:
+    """The data of a record, by its number. Raises `DamageError` and `OSError`."""
+    if compression != "none":
+        for record in records_in(sequential(files.open(shard.file)), compression):
+            if record.number == number:
+                return record.data
+        raise DamageError(f"it has no record {number}")
+    offsets, sizes = _index(files, shard)
+    return _record(files.open(shard.file), number, int(offsets[number]), int(sizes[number]))
+
+
+def _index(files: SetFiles, shard: ShardInfo) -> tuple[np.ndarray, np.ndarray]:
+    return parse_index(files.read(index_name(shard.file), index_limit(shard) + 1), shard)
+
+
+def _record(file: OpenFile, number: int, offset: int, size: int) -> memoryview:
+    """The data of a record of an open shard. Raises `DamageError` that names the record, and `OSError`."""
+    data = memoryview(bytearray(size))
+    found = file.read_into(data, offset)
+    try:
+        return unframe(data[:found])
+    except DamageError as error:
+        raise DamageError(f"record {number} at offset {offset}: {error}") from None
 
 
 def value_range(array: np.ndarray) -> dict[str, float]:

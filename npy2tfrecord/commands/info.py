@@ -29,9 +29,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the manifest or its summary."""
     from npy2tfrecord.commands import text
-    from npy2tfrecord.formats import manifest_parsing
+    from npy2tfrecord.storage.set_files import load_manifest
 
-    manifest = manifest_parsing.load(arguments.out)
+    manifest = load_manifest(arguments.out)
     if arguments.plot:
         from npy2tfrecord.commands.plots import plot_manifest
 

@@ -21,7 +21,7 @@ from npy2tfrecord.commands.snippets import reading_snippets
 from npy2tfrecord.errors import OutputError, display
 from npy2tfrecord.formats.manifest import Manifest, Skipped
 from npy2tfrecord.formats.manifest_html import MOST_ROWS, escaped, feature_table, size, split_table, summary, table
-from npy2tfrecord.paths import local_path
+from npy2tfrecord.paths import is_bucket, local_path, place
 
 if TYPE_CHECKING:
     from npy2tfrecord.conversion.surveyor import ScanReport
@@ -97,7 +97,8 @@ def write_manifest_page(manifest: Manifest, out: str, path: str) -> None:
         _skipped(manifest.skipped),
         _section("Options", f'<pre tabindex="0"><code>{html.escape(_printable(options))}</code></pre>'),
     ]
-    name = os.path.basename(os.path.abspath(local_path(out, "data set"))) or out
+    where = place(out, "data set")
+    name = os.path.basename(where if is_bucket(where) else os.path.abspath(where)) or out
     _write(path, name, summary(manifest), body)
 
 

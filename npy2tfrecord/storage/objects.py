@@ -36,6 +36,7 @@ from npy2tfrecord.paths import bucket_url
 Result = TypeVar("Result")
 
 RETRY_SECONDS = 60.0  # after the first attempt; beyond, no other begins
+_NEVER_ANSWERED_SECONDS = 5.0  # the same for a server that never was there: its address is wrong
 READ_SECONDS = 60  # that a server may keep silent, before its answer and in it
 _REQUEST_SECONDS = 900  # that a request may take as a whole
 _CONNECT_SECONDS = 10
@@ -348,14 +349,19 @@ class Prefix:
 
     def _retried(self, url: str, attempt: Callable[[], Result]) -> Result:
         """What `attempt` returns, made again after a pause as long as its errors are those that pass by themselves."""
-        deadline, pause = time.monotonic() + RETRY_SECONDS, _FIRST_PAUSE_SECONDS
+        started, pause = time.monotonic(), _FIRST_PAUSE_SECONDS
+        place = self.scheme, self.bucket
         while True:
             try:
-                return _interruptibly(attempt)
+                result = _interruptibly(attempt)
+                _answered.add(place)
+                return result
             except UsageError:
                 raise
             except Exception as error:
                 meaning, is_transient = _meaning(error, url, self.scheme)
+            is_lost = isinstance(meaning, ConnectionError) and place not in _answered
+            deadline = started + (_NEVER_ANSWERED_SECONDS if is_lost else RETRY_SECONDS)
             if not is_transient or time.monotonic() + pause > deadline:
                 raise meaning
             time.sleep(pause * random.uniform(0.5, 1))
@@ -470,6 +476,7 @@ def _meaning(error: Exception, url: str, scheme: str) -> tuple[OSError, bool]:
 _VARIABLES = {"s3": ("AWS_",), "gs": ("GOOGLE_",), "az": ("AZURE_",)}
 _clients: dict[tuple[str, str, tuple[tuple[str, str], ...]], Any] = {}
 _clients_of = 0  # the process that made them
+_answered: set[tuple[str, str]] = set()  # the buckets that this process has had an answer about
 _loading = threading.Lock()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections.abc import Callable, Iterator
 from io import BufferedReader, RawIOBase
 from typing import IO, Any, Protocol
 
@@ -19,8 +20,9 @@ from npy2tfrecord.formats.manifest import FILE_NAME, MAX_FILE_BYTES, Manifest
 from npy2tfrecord.paths import is_bucket, place
 from npy2tfrecord.storage.objects import ObjectInfo, Prefix
 
-_LOCAL_PIECE_BYTES = 2**20  # of a file that is read from its start to its end
-_BUCKET_PIECE_BYTES = 16 * 2**20
+_PIECE_BYTES = 4 * 2**20  # of a file that is read from its start to its end
+_BUFFER_BYTES = 2**18
+_PIECES = 4  # of an object, requested at the same time
 
 
 class OpenFile(Protocol):
@@ -31,6 +33,12 @@ class OpenFile(Protocol):
 
     def read_into(self, view: memoryview, offset: int) -> int:
         """Fill `view` from `offset`, as far as the file goes; returns the bytes read."""
+
+    def forget(self) -> None:
+        """Let the system forget its own copy, so that what is read comes from the disk."""
+
+    def pieces(self) -> Iterator[memoryview]:
+        """The bytes from the start to the end, in pieces of some megabytes."""
 
     def close(self) -> None: ...
 
@@ -44,7 +52,7 @@ class SetFiles(Protocol):
     in_flight: int
 
     def names(self) -> list[str]:
-        """The names of what is in the data set's directory itself."""
+        """The names of what is in the data set's directory, of objects also those of what is below."""
 
     def open(self, name: str) -> OpenFile:
         """A file, open."""
@@ -86,6 +94,17 @@ class LocalFile:
     def read_into(self, view: memoryview, offset: int) -> int:
         return syscalls.read_into(self.handle, view, offset)
 
+    def forget(self) -> None:
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.handle, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def pieces(self) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(_PIECE_BYTES))
+        position = 0
+        while count := self.read_into(buffer, position):
+            yield buffer[:count]
+            position += count
+
     def close(self) -> None:
         handle, self.handle = self.handle, -1
         if handle >= 0:
@@ -96,7 +115,10 @@ class LocalFile:
 
 
 class BucketFiles:
-    """A prefix of a bucket, as one list of its objects showed it: what has another ETag later is refused."""
+    """A prefix of a bucket. What has another ETag later than when it was seen first, maybe in a list, is refused.
+
+    Objects are listed when their names are asked for. Where they weren't, a file is asked for when it is opened.
+    """
 
     in_flight = 32
 
@@ -105,29 +127,29 @@ class BucketFiles:
         self._lock = threading.Lock()
         self._found: dict[str, ObjectInfo] | None = None
 
-    def _objects(self) -> dict[str, ObjectInfo]:
+    def _listed(self, name: str) -> ObjectInfo | None:
+        """What the list says about an object; None where there is no list."""
+        if self._found is None:
+            return None
+        info = self._found.get(name)
+        if info is None:
+            raise FileNotFoundError(errno.ENOENT, "no such object", self._prefix.at(name))
+        return info
+
+    def names(self) -> list[str]:
         with self._lock:
             if self._found is None:
                 self._found = {info.name: info for info in self._prefix.list_objects()}
-            return self._found
-
-    def _info(self, name: str) -> ObjectInfo:
-        found = self._objects().get(name)
-        if found is None:
-            raise FileNotFoundError(errno.ENOENT, "no such object", self._prefix.at(name))
-        return found
-
-    def names(self) -> list[str]:
-        return sorted({name.partition("/")[0] for name in self._objects()})
+            return sorted(self._found)
 
     def open(self, name: str) -> BucketFile:
-        return BucketFile(self._prefix, self._info(name))
+        return BucketFile(self._prefix, self._listed(name) or self._prefix.head(name))
 
     def read(self, name: str, limit: int) -> bytes:
-        info = self._info(name)
-        if info.size > limit:
-            return bytes(self._prefix.read_range(name, 0, limit, etag=info.etag))
-        return self._prefix.read(name, limit=limit, etag=info.etag)
+        info = self._listed(name)
+        if info is not None and info.size <= limit:
+            return self._prefix.read(name, limit=limit, etag=info.etag)
+        return bytes(self._prefix.read_range(name, 0, limit, etag=None if info is None else info.etag))
 
     def __getstate__(self) -> dict[str, Any]:
         return {"url": self._prefix.url}
@@ -151,6 +173,15 @@ class BucketFile:
         view[: len(data)] = data
         return len(data)
 
+    def forget(self) -> None:
+        """No copy is on this machine."""
+
+    def pieces(self) -> Iterator[memoryview]:
+        for first in range(0, self.size, _PIECES * _PIECE_BYTES):
+            starts = range(first, min(first + _PIECES * _PIECE_BYTES, self.size), _PIECE_BYTES)
+            ranges = [(start, min(start + _PIECE_BYTES, self.size)) for start in starts]
+            yield from self._prefix.read_ranges(self._info.name, ranges, etag=self._info.etag, gap=-1)
+
     def close(self) -> None:
         """Nothing is open."""
 
@@ -161,29 +192,29 @@ def files_of(path: str, *, links: bool = True) -> SetFiles:
 
 
 class _Sequential(RawIOBase):
-    """An open file from its start to its end."""
+    """A file's pieces, one behind the other. `seen` is called with each."""
 
-    def __init__(self, file: OpenFile) -> None:
-        self._file, self._position = file, 0
+    def __init__(self, file: OpenFile, seen: Callable[[memoryview], None] | None) -> None:
+        self._pieces, self._left, self._seen = file.pieces(), memoryview(b""), seen
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
+        if not self._left:
+            self._left = next(self._pieces, memoryview(b""))
+            if self._seen is not None:
+                self._seen(self._left)
         view = memoryview(buffer).cast("B")
-        count = self._file.read_into(view, self._position)
-        self._position += count
+        count = min(len(view), len(self._left))
+        view[:count] = self._left[:count]
+        self._left = self._left[count:]
         return count
 
-    def close(self) -> None:
-        self._file.close()
-        super().close()
 
-
-def sequential(file: OpenFile) -> IO[bytes]:
-    """A file that is read from its start to its end, in large pieces."""
-    size = _LOCAL_PIECE_BYTES if isinstance(file, LocalFile) else _BUCKET_PIECE_BYTES
-    return BufferedReader(_Sequential(file), max(1, min(size, file.size)))
+def sequential(file: OpenFile, seen: Callable[[memoryview], None] | None = None) -> IO[bytes]:
+    """The file, to be read from its start to its end. `seen` is called with all bytes that were taken from it."""
+    return BufferedReader(_Sequential(file, seen), _BUFFER_BYTES)
 
 
 def load_manifest(path: str | os.PathLike[str]) -> Manifest:

@@ -35,6 +35,8 @@ class FirstStage(Protocol):
 
     parts: tuple[Part, ...]
 
+    def announced(self, numbers: tf.data.Dataset, shards: Sequence[Sequence[int]]) -> tf.data.Dataset: ...
+
     def blocks(
         self, part: tf.Tensor, size: int, then: Callable[[Block], Structure] | None = None, drop_remainder: bool = False
     ) -> tf.data.Dataset: ...
@@ -123,7 +125,8 @@ class Builder:
         if not self.options.is_deterministic:
             longest = 1  # whichever lane has a block is next
         lanes = min(strategy.lanes, math.floor(READ_AHEAD_BYTES / (3 * longest * strategy.block_bytes)))
-        return self._interleave(tf.data.Dataset.range(len(runs)), read_run, max(1, lanes), longest)
+        numbers = stage.announced(tf.data.Dataset.range(len(runs)), [[part.shard for part in run] for run in runs])
+        return self._interleave(numbers, read_run, max(1, lanes), longest)
 
     def _blocks(self, then: Then) -> tf.data.Dataset:
         """Blocks of records; where things are shuffled, from parts in a new order every epoch."""
@@ -139,6 +142,7 @@ class Builder:
         parts = tf.data.Dataset.range(count)
         if count > 1:
             parts = parts.shuffle(count, seed=options.seed, reshuffle_each_iteration=True)
+        parts = stage.announced(parts, [[part.shard] for part in stage.parts])
         return self._interleave(parts, read_part, strategy.lanes, 1)
 
     def _interleave(

@@ -7,6 +7,7 @@ it that is the error: it is only asked for where the reader has given fewer reco
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, cast
 
@@ -19,6 +20,7 @@ from readers.pipeline.decoders import Decoder
 from readers.pipeline.decoding import SHAPE
 from readers.pipeline.strategy import UNBUFFERED_BYTES
 from readers.pipeline.transformations import map_elements
+from readers.shards.cache import Fetcher
 from readers.splits import Part
 
 Records = Any  # byte strings, or a dict of them and which classes their labels are
@@ -42,6 +44,7 @@ class ShardRecords:
         label_dtype: str | None,  # None where no label is wanted
         decoders: Sequence[Decoder],
         offsets: Sequence[int | None],
+        fetcher: Fetcher | None = None,  # of the shards in buckets
     ) -> None:
         self.parts = tuple(parts)
         mean = sum(shard.bytes for shard in shards) / max(1, sum(shard.examples for shard in shards))
@@ -50,6 +53,7 @@ class ShardRecords:
         used = sorted({part.shard for part in parts})  # the graph holds the names of no other shards
         place = {shard: i for i, shard in enumerate(used)}
         self._files = tf.constant([shards[i].path for i in used], tf.string)
+        self._used, self._fetcher = used, fetcher
         rows = [
             (place[part.shard], part.first, part.count, *((part.first, 0) if offset is None else (0, offset)))
             for part, offset in zip(parts, offsets, strict=True)
@@ -74,6 +78,36 @@ class ShardRecords:
             self._spec[decoder.info.name] = tf.io.FixedLenFeature([], tf.string)
         self._spec |= self._shapes
 
+    def announced(self, numbers: tf.data.Dataset, shards: Sequence[Sequence[int]]) -> tf.data.Dataset:
+        """The same numbers; shards in buckets are fetched before they are read. Number i stands for `shards[i]`."""
+        fetcher = self._fetcher
+        if fetcher is None:
+            return numbers
+        # So many numbers stand for as many shards as are to be fetched before they are read.
+        ahead = max(1, fetcher.ahead * len(shards) // max(1, len({shard for each in shards for shard in each})))
+
+        def announce(number: np.int64) -> np.int64:
+            for shard in shards[int(number)]:
+                fetcher.announce(shard)
+            return number
+
+        def announced(number: tf.Tensor) -> tf.Tensor:
+            # Not stateful: it changes nothing that an iterator's checkpoint would have to hold.
+            return tf.ensure_shape(tf.numpy_function(announce, [number], tf.int64, stateful=False), [])
+
+        return map_elements(numbers, announced).prefetch(ahead)
+
+    def _path(self, shard: tf.Tensor) -> tf.Tensor:
+        """The path of a shard's file on this machine, once it is there."""
+        fetcher = self._fetcher
+        if fetcher is None:
+            return tf.gather(self._files, shard)
+
+        def wait(shard: np.int64) -> bytes:
+            return os.fsencode(fetcher.wait(self._used[shard]))
+
+        return tf.ensure_shape(tf.numpy_function(wait, [shard], tf.string, stateful=False), [])
+
     def blocks(
         self, part: tf.Tensor, size: int, then: Callable[[Records], Any] | None = None, drop_remainder: bool = False
     ) -> tf.data.Dataset:
@@ -86,12 +120,12 @@ class ShardRecords:
         shard, first, count, before, offset = tf.unstack(tf.gather(self._table, part), 5)
         # The identities keep tf.data's optimizer alive, which looks at the sizes of skip and take.
         before, count = tf.identity(before), tf.identity(count)
-        file = tf.gather(self._files, shard)
+        file, name = self._path(shard), tf.gather(self._files, shard)
         records = self._records(file, offset).skip(before).take(count)
         records = records.apply(tf.data.experimental.assert_cardinality(count))
         blocks = records.batch(size, drop_remainder=drop_remainder)
         number = (count if drop_remainder else count + (size - 1)) // size
-        problem = self._problem(file, first + count)
+        problem = self._problem(file, name, first + count)
         readable = _readable(blocks, number).concatenate(problem).take(number)
 
         def finish(_: tf.Tensor, records: tf.Tensor) -> Any:
@@ -102,14 +136,14 @@ class ShardRecords:
 
         return map_elements(readable, finish)
 
-    def _problem(self, file: tf.Tensor, end: tf.Tensor) -> tf.data.Dataset:
+    def _problem(self, file: tf.Tensor, name: tf.Tensor, end: tf.Tensor) -> tf.data.Dataset:
         """The error about a file that gave fewer than `end` records, in the place of an element of `_readable`."""
         # The damaged record shows by counting, from the shard's start: a damaged length hides all records behind it.
         records = _readable(self._records(file, tf.constant(0, tf.int64)), end, log_warning=True)
         sizes = map_elements(records, lambda _, data: tf.strings.length(data))
         sizes = tf.data.Dataset.from_tensors(tf.constant(0)).concatenate(sizes).batch(end + 1)
         return map_elements(
-            tf.data.Dataset.zip((tf.data.Dataset.from_tensors((file, end)), _opened(file), sizes)), _fail
+            tf.data.Dataset.zip((tf.data.Dataset.from_tensors((name, end)), _opened(file), sizes)), _fail
         )
 
     def _records(self, file: tf.Tensor, offset: tf.Tensor) -> tf.data.Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from npy2tfrecord.errors import DamageError, display
 from npy2tfrecord.formats.manifest import TAIL_BYTES
 from npy2tfrecord.storage.set_files import OpenFile
 from readers.manifests import PlacedShard
+
+_log = logging.getLogger("readers")
 
 _THREADS = 16  # a network file system answers many requests at once, but each takes milliseconds
 _FEW = 64  # shards that show whether it is one
@@ -44,6 +47,13 @@ def check_shards(shards: Sequence[PlacedShard]) -> None:
 
     Of shards in a bucket only the sizes are compared, which one list of its objects has.
     """
+    for directory, files in {shard.directory: shard.files for shard in shards if shard.is_in_bucket}.items():
+        try:
+            files.names()
+        except PermissionError:  # listing needs a right of its own; without it every shard is asked for
+            _log.info("%s: its objects may not be listed", directory)
+        except OSError as error:
+            raise DamageError(f"{display(directory)}: {error.strerror or error}") from error
     started = time.monotonic()
     problems = [*map(_problem, shards[:_FEW])]
     rest = shards[_FEW:]

@@ -71,10 +71,14 @@ def test_show_says_what_is_not_there_or_damaged(out: Path, tmp_path: Path, comma
     key = {viewer.view(out, f"cats/{i}").record: f"cats/{i}" for i in range(9)}
     codes = [command("show", copy, name).code for name in key.values()]
     assert set(codes) <= {0, 7}
-    for index in copy.glob("index/*"):
+    for index in copy.glob("index/*.idx"):
         index.write_bytes(b"0 999999\n")
-    lines = manifest_parsing.load(out).shards[0].examples
+    holding = viewer.view(out, "cats/1").shard
+    (lines,) = (shard.examples for shard in manifest_parsing.load(out).shards if shard.file == holding)
     command.refused(7, f".idx: not {lines} lines of an offset and a size", words=("show", copy, "cats/1"))
+    for index in copy.glob("index/*.keys"):
+        index.write_bytes(b"one\n")
+    command.refused(7, ".keys: 1 keys, expected", words=("show", copy, "cats/1"))
 
 
 def test_pictures(out: Path, tmp_path: Path, command: Command) -> None:

@@ -24,6 +24,7 @@ from npy2tfrecord.errors import ConflictError, DamageError, UsageError
 from npy2tfrecord.formats import manifest, manifest_parsing
 from npy2tfrecord.formats.manifest import Manifest
 from npy2tfrecord.formats.shard import read_records
+from npy2tfrecord.storage.set_files import LocalFiles
 
 FLIPS = int(os.environ.get("NPY2TFRECORD_STRESS_FLIPS", "2500"))  # 0: every bit
 PART, PARTS = map(int, os.environ.get("NPY2TFRECORD_STRESS_PART", "0/1").split("/"))  # of every bit
@@ -66,7 +67,7 @@ def spans(file: Path, compression: str = "none") -> list[tuple[int, int]]:
 
 def finding(out: Path, made: Manifest, number: int = 0) -> list[str]:
     """What is said of one shard."""
-    return verifier._check_shard(str(out), made, made.shards[number])[1]
+    return verifier._check_shard(LocalFiles(str(out), links=False), made, made.shards[number])[1]
 
 
 # --- one shard of 64 KiB ------------------------------------------------------------------------

@@ -20,7 +20,9 @@ PASS, RESET, CUT, LOST, BUSY, CONFLICT, STALL = "pass", "reset", "cut", "lost", 
 """What becomes of a request: it passes; the connection is reset before the store is asked, in the middle of its answer,
 or instead of its answer (so that whatever it did is done); 503; 409; no answer ever."""
 
-_STATUS = {BUSY: (503, "SlowDown"), CONFLICT: (409, "OperationAborted")}
+DENIED = "denied"  # 403
+
+_STATUS = {DENIED: (403, "AccessDenied"), BUSY: (503, "SlowDown"), CONFLICT: (409, "OperationAborted")}
 
 
 @dataclass
