@@ -30,6 +30,7 @@ LAYERS = (
         "planning",
         "writing",
         "jobs",
+        "output",
         "conversion",
     ),
     *("checking", "commands"),

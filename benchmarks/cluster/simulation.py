@@ -13,8 +13,8 @@ import time
 from dataclasses import dataclass
 
 from npy2tfrecord import syscalls
-from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.formats import manifest
+from npy2tfrecord.output.workspace import Workspace
 from npy2tfrecord.writing.shard_writer import ShardEntry
 
 SHARD_BYTES = 128e6

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from functools import partial
 
 from npy2tfrecord import __version__
-from npy2tfrecord.conversion.bucket_workspace import BucketWorkspace
 from npy2tfrecord.conversion.dispatcher import write_all
 from npy2tfrecord.conversion.finish import make_manifest, nothing_new, part_manifest, planned_entries, repaired_manifest
 from npy2tfrecord.conversion.progress import Progress, ProgressFunction
@@ -23,7 +22,6 @@ from npy2tfrecord.conversion.resume import (
 )
 from npy2tfrecord.conversion.shared_scan import shared_scan
 from npy2tfrecord.conversion.surveyor import keep_small_files, survey
-from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError, UsageError, display
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.neighbours import neighbour_files
@@ -41,6 +39,8 @@ from npy2tfrecord.options import (
     parse_sources,
     with_splits_of,
 )
+from npy2tfrecord.output.bucket_workspace import BucketWorkspace
+from npy2tfrecord.output.workspace import Workspace
 from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.planning.earlier_sets import EarlierSets
 from npy2tfrecord.planning.examples import Known

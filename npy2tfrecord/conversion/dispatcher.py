@@ -7,11 +7,11 @@ from contextlib import closing
 from functools import partial
 from typing import Any
 
-from npy2tfrecord.conversion.output_place import OutputPlace, check_rewritten
 from npy2tfrecord.errors import WorkerError
 from npy2tfrecord.formats.manifest import ShardInfo
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
+from npy2tfrecord.output.place import OutputPlace, check_rewritten
 from npy2tfrecord.planning.plan import Plan, ShardSpec
 from npy2tfrecord.planning.records import CopySpec, MergePlan
 from npy2tfrecord.writing.shard_writer import ShardEntry, forget_buffers, write_shard

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from itertools import chain
 from typing import Any
 
-from npy2tfrecord.conversion.output_place import Candidate, Jobs, OutputPlace
 from npy2tfrecord.errors import ConflictError, display
 from npy2tfrecord.formats.manifest import BESIDE, FORMAT_VERSION, Hash, Manifest, beside
 from npy2tfrecord.formats.shard import encode_keys
 from npy2tfrecord.options import Options
+from npy2tfrecord.output.place import Candidate, Jobs, OutputPlace
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.records import MergePlan

@@ -17,9 +17,9 @@ from collections.abc import Callable
 from functools import partial
 
 from npy2tfrecord import cleanup, syscalls
-from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import DamageError
 from npy2tfrecord.options import Options
+from npy2tfrecord.output.workspace import Workspace
 from npy2tfrecord.sources.scan_file import decode_scan, encode_scan
 from npy2tfrecord.sources.scanner import Scan
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from jobs import Chance, Job, Told, fail, tree
 
-from npy2tfrecord.conversion.workspace import Workspace
+from npy2tfrecord.output.workspace import Workspace
 
 
 def fill_disks(root: Path, count: int, chance: Chance, end: float) -> Told:

@@ -10,10 +10,10 @@ import jobs
 import numpy as np
 from jobs import Chance, Job, fail, tree
 
-from npy2tfrecord.conversion import workspace
 from npy2tfrecord.formats.example import parse_example
 from npy2tfrecord.formats.manifest_parsing import load
 from npy2tfrecord.formats.shard import array_of, read_records
+from npy2tfrecord.output import workspace
 
 
 def race(job: Job, chance: Chance) -> str:

@@ -362,7 +362,7 @@ def test_parts_that_are_killed_at_random_and_started_again(
 def test_two_of_the_same_part_where_locks_do_not_work(
     source: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from npy2tfrecord.conversion import workspace
+    from npy2tfrecord.output import workspace
 
     monkeypatch.setattr(workspace, "_take_lock", lambda handle, *, shared: True)
     for part in ("1/2", None):

@@ -17,7 +17,6 @@ from faults import tree
 
 from npy2tfrecord import convert, verify
 from npy2tfrecord.conversion import converter
-from npy2tfrecord.conversion.workspace import Workspace
 from npy2tfrecord.errors import (
     ConflictError,
     DamageError,
@@ -27,6 +26,7 @@ from npy2tfrecord.errors import (
 )
 from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.manifest import Hash
+from npy2tfrecord.output.workspace import Workspace
 
 
 @pytest.fixture

@@ -10,11 +10,11 @@ from contextlib import closing
 from dataclasses import replace
 
 from npy2tfrecord import syscalls
-from npy2tfrecord.conversion.output_place import Write, check_rewritten
-from npy2tfrecord.conversion.scratch import Scratch
 from npy2tfrecord.errors import OutputError
 from npy2tfrecord.formats.manifest import BESIDE, Hash, ShardInfo, beside
 from npy2tfrecord.formats.shard import content_of
+from npy2tfrecord.output.place import Write, check_rewritten
+from npy2tfrecord.output.scratch import Scratch
 from npy2tfrecord.planning.plan import ShardSpec
 from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.storage.objects import Prefix

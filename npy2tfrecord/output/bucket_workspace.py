@@ -24,17 +24,17 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from npy2tfrecord.conversion import temporaries
-from npy2tfrecord.conversion.journal import decode_entries, encode_entries
-from npy2tfrecord.conversion.output_place import DIRECTORY, NEIGHBOURS, SHARD, Candidate, Jobs, Write
-from npy2tfrecord.conversion.scratch import Scratch
-from npy2tfrecord.conversion.uploader import is_upload, upload_by_own_scratch, write_and_upload
-from npy2tfrecord.conversion.workspace import check_room
 from npy2tfrecord.errors import ConflictError, DamageError, Error, OutputError, UsageError, display
 from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.manifest import BESIDE, FILE_NAME, MAX_FILE_BYTES, Manifest, ShardInfo, beside
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
+from npy2tfrecord.output import temporaries
+from npy2tfrecord.output.journal import decode_entries, encode_entries
+from npy2tfrecord.output.place import DIRECTORY, NEIGHBOURS, SHARD, Candidate, Jobs, Write
+from npy2tfrecord.output.scratch import Scratch
+from npy2tfrecord.output.uploader import is_upload, upload_by_own_scratch, write_and_upload
+from npy2tfrecord.output.workspace import check_room
 from npy2tfrecord.sources.scan_file import decode_scan, encode_scan
 from npy2tfrecord.sources.scanner import Scan
 from npy2tfrecord.storage.objects import ObjectInfo, Prefix

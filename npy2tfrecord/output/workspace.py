@@ -18,9 +18,6 @@ from functools import partial
 from typing import Any
 
 from npy2tfrecord import cleanup, syscalls
-from npy2tfrecord.conversion import temporaries
-from npy2tfrecord.conversion.journal import decode_entries, encode_entries
-from npy2tfrecord.conversion.output_place import DIRECTORY, NEIGHBOURS, SHARD, Candidate, Jobs, Write
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
 from npy2tfrecord.formats import manifest as manifests
 from npy2tfrecord.formats import manifest_parsing
@@ -29,6 +26,9 @@ from npy2tfrecord.formats.shard import is_whole
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.jobs.dask_cluster import check_output
 from npy2tfrecord.options import Options
+from npy2tfrecord.output import temporaries
+from npy2tfrecord.output.journal import decode_entries, encode_entries
+from npy2tfrecord.output.place import DIRECTORY, NEIGHBOURS, SHARD, Candidate, Jobs, Write
 from npy2tfrecord.planning.plan import ShardSpec
 from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.writing.shard_writer import ShardEntry
