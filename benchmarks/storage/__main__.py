@@ -30,9 +30,15 @@ def main() -> None:
     parser.add_argument("--contestants", default=",".join(BY_NAME), help="%(default)s")
     parser.add_argument("--scale", type=float, default=1.0, help="of the sets' number of files (%(default)s)")
     parser.add_argument("--runs", type=int, default=3, help="of ours and the 64 threads; the median counts")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=20,
+        help="of waiting in a run of another contestant, which gets as many files as fit",
+    )
     parser.add_argument("--earlier", type=Path, help="the npy2tfrecord of an earlier version, to run in turn with ours")
     given = parser.parse_args()
-    profile = Profile(given.scale, given.runs, contestants=given.contestants.split(","), earlier=given.earlier)
+    profile = Profile(given.scale, given.runs, given.seconds, given.contestants.split(","), given.earlier)
     if given.quick:
         profile.scale, profile.runs, profile.seconds = min(profile.scale, 0.1), 1, 5
     data = (given.dir or memory_directory()) / "npy2tfrecord-storage"

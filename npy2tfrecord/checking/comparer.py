@@ -38,10 +38,11 @@ class _Comparison:
     def write(self, data: memoryview) -> None:
         for start in range(0, len(data), _PIECE_BYTES):
             piece = data[start : start + _PIECE_BYTES]
-            found = self._file.read(len(piece))
-            if found != piece:
-                same = min(len(found), len(piece))
-                differ = np.flatnonzero(np.frombuffer(found[:same], np.uint8) != np.frombuffer(piece[:same], np.uint8))
+            found = np.frombuffer(self._file.read(len(piece)), np.uint8)
+            expected = np.frombuffer(piece, np.uint8)
+            if not np.array_equal(found, expected):  # a comparison of memoryviews takes 15 times as long
+                same = min(len(found), len(expected))
+                differ = np.flatnonzero(found[:same] != expected[:same])
                 raise _Differs(self._offset + (int(differ[0]) if len(differ) else same))
             self._offset += len(piece)
 

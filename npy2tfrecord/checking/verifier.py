@@ -22,6 +22,7 @@ from npy2tfrecord.formats.shard import NO_LINK_FLAGS, check_example, content_of,
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Options, Sources, anchored, parse_path, parse_sources
 from npy2tfrecord.options import Path as AnyPath
+from npy2tfrecord.writing.shard_writer import forget_buffers
 
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20
@@ -91,6 +92,7 @@ def _listed(damaged: dict[str, list[str]]) -> list[str]:
 def _check_shards(path: str, manifest: Manifest, jobs: int, backend: str) -> dict[str, list[str]]:
     """What is wrong with the shards, by file."""
     tasks = ((path, manifest, shard) for shard in manifest.shards)
+    jobs = min(jobs, max(1, len(manifest.shards)))
     return {file: found for file, found in pool.run(_check_shard, tasks, jobs=jobs, backend=backend) if found}
 
 
@@ -110,7 +112,10 @@ def _compare(
             planned = Conversion(source, path, options).plan_like(manifest, kept)
         except ConflictError as error:
             raise DamageError(str(error)) from None
-        yield from compare(planned, path, options, jobs)
+        try:
+            yield from compare(planned, path, options, min(jobs, max(1, len(manifest.shards))))
+        finally:
+            forget_buffers()
 
 
 def _check_names(path: str, manifest: Manifest) -> list[str]:

@@ -72,6 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parse(command, words[1:])
     if argv is not None:  # called by a program, whose process, signals and threads are its own
         return _run(command, arguments)
+    if command != "completion":
+        # From here: where a long chain of imports ends at NumPy, its own imports cross the end of a chunk of CPython's
+        # stack again and again, and each time a chunk is mapped (1,700 times, 15 ms).
+        import numpy  # noqa: F401
     from npy2tfrecord.commands import signals
     from npy2tfrecord.jobs import pool
 

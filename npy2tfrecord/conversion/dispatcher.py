@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
+from typing import Any
 
 from npy2tfrecord.conversion.output_place import OutputPlace, check_rewritten
 from npy2tfrecord.errors import WorkerError
 from npy2tfrecord.formats.manifest import ShardInfo
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
-from npy2tfrecord.planning.plan import Plan
-from npy2tfrecord.planning.records import MergePlan
-from npy2tfrecord.writing.shard_writer import ShardEntry, write_shard
+from npy2tfrecord.planning.plan import Plan, ShardSpec
+from npy2tfrecord.planning.records import CopySpec, MergePlan
+from npy2tfrecord.writing.shard_writer import ShardEntry, forget_buffers, write_shard
 
 
 def write_all(
@@ -32,7 +33,7 @@ def write_all(
     names those that were under way, when workers keep dying.
     """
     here = partial(
-        write_shard,
+        write_shard if pool.is_local(options.backend) else _write_and_forget,
         compression=options.compression,
         skip=options.on_error == "skip",
         sync=options.fsync,
@@ -58,3 +59,13 @@ def write_all(
             f"{error}, {where} (out of memory? try --jobs 1). {len(missing) - len(remaining)} other shards were"
             " written: run the same command again to resume"
         ) from None
+    finally:
+        forget_buffers()
+
+
+def _write_and_forget(spec: ShardSpec | CopySpec, stem: str, **settings: Any) -> ShardEntry:
+    """Write a shard on a cluster, whose processes aren't ours."""
+    try:
+        return write_shard(spec, stem, **settings)
+    finally:
+        forget_buffers()

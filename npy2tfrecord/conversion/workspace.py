@@ -12,7 +12,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -54,7 +53,7 @@ class Workspace:
         self.path = os.path.join(out, DIRECTORY)
         self._sync = sync
         self._part = "" if part is None else f"{part[0]:05d}-of-{part[1]:05d}"
-        self._run = (f"{self._part}-" if self._part else "") + secrets.token_hex(8)
+        self._run = (f"{self._part}-" if self._part else "") + os.urandom(8).hex()
         self._lock = self._part_lock = -1
         self._begun: bytes | None = None  # the file of the plan that this run follows
         self._at_sudden_end = contextlib.ExitStack()
@@ -424,7 +423,7 @@ def check_room(directory: str, needed: int) -> None:
 
 def _write_alone(write: Write, spec: ShardSpec | CopySpec, stem: str) -> ShardEntry:
     """Write a shard on a cluster, which may give it to a second worker while a first, thought dead, still writes it."""
-    own = f"{stem}{temporaries.OWN_MARK}{secrets.token_hex(4)}"
+    own = f"{stem}{temporaries.OWN_MARK}{os.urandom(4).hex()}"
     entry = write(spec, own)
     try:
         for suffix in (*BESIDE, ".shard"):

@@ -181,7 +181,11 @@ def decode_index(data: bytes, examples: int, size: int | None) -> tuple[np.ndarr
 
 def encode_keys(keys: Iterable[bytes]) -> bytes:
     """A line for each key, in which a backslash reads `\\\\` and a newline `\\n`."""
-    return b"".join(key.replace(b"\\", rb"\\").replace(b"\n", rb"\n") + b"\n" for key in keys)
+    given = list(keys)
+    lines = b"".join([key + b"\n" for key in given])
+    if b"\\" not in lines and lines.count(b"\n") == len(given):  # as always: twice as fast
+        return lines
+    return b"".join(key.replace(b"\\", rb"\\").replace(b"\n", rb"\n") + b"\n" for key in given)
 
 
 def decode_keys(data: bytes) -> list[bytes]:

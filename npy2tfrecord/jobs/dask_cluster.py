@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
-import secrets
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib import metadata
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from npy2tfrecord.errors import ClusterError, Error, UsageError, WorkerError, display
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 PACKAGE = "npy2tfrecord"
 _CONNECT_SECONDS = 10
@@ -25,7 +26,7 @@ _SEEN_SECONDS = 5.0  # in which a file that was just written shows on another ma
 _POLL_SECONDS = 0.2
 _ALONE_SECONDS = 60.0  # without any worker before it is given up
 _SOURCES_WITH_TASK = 16  # that a task takes along for a late worker to look for
-_PYTHON = platform.python_version()
+_PYTHON = ".".join(map(str, sys.version_info[:3]))
 _UNSEEN, _UNSHARED = "does not see the source", "does not share the output's file system"
 _AGAIN = "Run the same command again to resume."
 
@@ -112,7 +113,7 @@ def check_output(backend: str, directory: str, run: str) -> None:
         return
     import distributed
 
-    token, text = os.path.join(directory, f"{run}-token.file"), secrets.token_hex(16)
+    token, text = os.path.join(directory, f"{run}-token.file"), os.urandom(16).hex()
     with open(token, "x", encoding="ascii") as file:
         file.write(text)
     _check_all(distributed.get_client(), _unshared, token, text, problem=_UNSHARED)
@@ -185,6 +186,8 @@ class Tasks:
 
 def meaning(error: Exception) -> Error | None:
     """The error to raise for an `error` that comes from the cluster; None for one that comes from the task."""
+    from concurrent.futures import CancelledError
+
     import distributed
 
     if isinstance(error, distributed.KilledWorker):
@@ -251,7 +254,7 @@ def _unseen(sources: list[bytes]) -> str:
 
 def _unshared(token: str, text: str) -> str:
     """What is wrong with the directory that `token` was written to; nothing when it can be read and written."""
-    own = f"{token.removesuffix('-token.file')}-{secrets.token_hex(8)}.file"
+    own = f"{token.removesuffix('-token.file')}-{os.urandom(8).hex()}.file"
     deadline = time.monotonic() + _SEEN_SECONDS
     while True:
         try:

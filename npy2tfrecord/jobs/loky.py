@@ -15,8 +15,10 @@ import os
 import signal
 import warnings
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
 
 # Of loky's resource tracker, a process that removes semaphores after everyone has gone, and complains that it has to.
 _QUIET_TRACKER = "ignore:resource_tracker:UserWarning"

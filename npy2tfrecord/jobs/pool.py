@@ -7,23 +7,24 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import multiprocessing
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
 from itertools import chain, islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from npy2tfrecord.errors import UsageError, WorkerError
 from npy2tfrecord.jobs import dask_cluster, loky
 from npy2tfrecord.syscalls import usable_cores
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor, Future
 
 Result = TypeVar("Result")
 Task = tuple[Any, ...]
@@ -83,6 +84,8 @@ def _run_here(
 def _run_locally(
     function: Callable[..., Result], tasks: Iterable[Task], jobs: int, tick: Tick | None
 ) -> Generator[Result, None, None]:
+    from concurrent.futures import BrokenExecutor  # here and below: it loads more than a conversion by one job needs
+
     remaining, deaths = iter(tasks), 0
     while True:
         under_way: dict[int, Task] = {}
@@ -129,6 +132,8 @@ def _results(
     tick: Tick | None,
 ) -> Iterator[Result]:
     """The results of all `tasks`. As many as `ahead` returns are submitted at a time; those are `under_way`."""
+    from concurrent.futures import FIRST_COMPLETED, wait
+
     futures: dict[Future[Result], int] = {}
     numbers, ticked = iter(range(sys.maxsize)), time.monotonic()
     while True:
@@ -191,6 +196,7 @@ def _workers(jobs: int) -> AbstractContextManager[Executor]:
 
 @contextlib.contextmanager
 def _forks(jobs: int, initializer: Callable[..., None], initargs: tuple[Any, ...]) -> Iterator[Executor]:
+    import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
 
     context = multiprocessing.get_context("fork")
@@ -204,6 +210,8 @@ def _forks(jobs: int, initializer: Callable[..., None], initargs: tuple[Any, ...
 
 def kill_children() -> None:
     """Kill all processes that this one has started with multiprocessing. For a command that owns its process."""
+    if (multiprocessing := sys.modules.get("multiprocessing")) is None:
+        return
     children = multiprocessing.active_children()
     for child in children:
         with contextlib.suppress(ProcessLookupError):

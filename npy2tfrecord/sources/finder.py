@@ -18,6 +18,7 @@ from npy2tfrecord.sources.patterns import Selection, read_file_list
 from npy2tfrecord.sources.table import FileSet
 from npy2tfrecord.storage.in_flight import Batch as Requests
 from npy2tfrecord.storage.in_flight import InFlight
+from npy2tfrecord.storage.local import patiently
 
 SUFFIXES = frozenset(b"." + bytes(letters) for end in b"yz" for letters in product(b"nN", b"pP", (end, end - 32)))
 _NPY = {b".npy"}
@@ -229,18 +230,21 @@ class _Listing:
         for _ in numbers:
             try:
                 if self.follow_symlinks:
-                    status = os.stat(self.path)
+                    status = patiently(lambda: os.stat(self.path))
                     identity = (status.st_dev, status.st_ino)
                     if identity in self.ancestors:
                         found = "a link to a directory that it is in itself"
                         self.problems.append(InputError(self.path, found, "no loop; --exclude it"))
                         continue
                     self.ancestors |= {identity}
-                with os.scandir(self.path) as entries:
-                    self.read(entries)
+                self.read(patiently(self._entries))
             except OSError as error:
                 found = f"cannot look into the directory: {error.strerror}"
                 self.problems.append(InputError(self.path, found, "a readable directory"))
+
+    def _entries(self) -> list[os.DirEntry[bytes]]:
+        with os.scandir(self.path) as entries:
+            return list(entries)
 
     def read(self, entries: Iterable[os.DirEntry[bytes]]) -> None:
         """Sort the entries of the directory into files, subdirectories, and what is passed over."""

@@ -145,7 +145,7 @@ def _npy_table(
         suffix=b".npy",
         single_file=found.single_file,
         kept=kept,
-        places=None if kept < 0 else places,
+        places=places if kept >= 0 and (places >= 0).any() else None,
     )
     if bad:
         table = table.take(np.setdiff1d(table.file_ids, np.fromiter(bad, dtype=np.int64), assume_unique=True))

@@ -26,7 +26,6 @@ A first slice takes 8 ms at 1 ms a call and 80 ms at 10 ms; each doubling takes 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -52,8 +51,6 @@ _SLEEPS = 0.5  # for each request, that show it was not other processes that too
 _PERIOD_SECONDS = 0.05
 _IDLE, _BUSY = 0.7, 0.95  # of a period, the processor's part
 _END_SECONDS = 1.0  # that threads are waited for at the end: one may be in a call that never returns
-
-_log = logging.getLogger("npy2tfrecord")
 
 _remembered = 0
 
@@ -214,7 +211,7 @@ class InFlight:
                 paths = " to ".join(
                     display(batch.path_of(number)) for number in dict.fromkeys((numbers[0], numbers[-1]))
                 )
-                _log.warning("%s: the storage took %.0f seconds to answer", paths, used.wall)
+                _warn("%s: the storage took %.0f seconds to answer", paths, used.wall)
             self._seen = self._seen.plus(used)
             self._count += len(numbers)
             if self._count >= self._slice:
@@ -315,7 +312,13 @@ class InFlight:
                 batch, request = current
                 if batch.path_of is not None:
                     path = display(batch.path_of(request))
-                    _log.warning("%s: no answer from the storage for %.0f seconds; waiting", path, now - since)
+                    _warn("%s: no answer from the storage for %.0f seconds; waiting", path, now - since)
+
+
+def _warn(message: str, path: str, seconds: float) -> None:
+    import logging  # takes 4 ms to import, and hardly anything hangs
+
+    logging.getLogger("npy2tfrecord").warning(message, path, seconds)
 
 
 def _measure() -> _Use:

@@ -131,21 +131,25 @@ class FileStarts:
         paths, size, take, kept, known = self.paths, self.size, self.take, self.kept(), self.known
         ids, stamps, places = self.ids, self.stamps, self.places
         opening, flags, closing = syscalls.open, syscalls.READ_FLAGS, syscalls.close
-        fstat, pread = syscalls.fstat, syscalls.pread
+        fstat, pread, readv = syscalls.fstat, syscalls.pread, syscalls.readv
+        room = end = 0  # in what is kept, for the next files
         for i in numbers:
             try:
                 handle = opening(paths[i], flags)
                 try:
                     status, place = fstat(handle), -1
-                    if (
-                        kept is not None
-                        and 0 < status.st_size <= MOST_FILE_BYTES
-                        and (room := kept.room(status.st_size)) is not None
-                    ):
-                        place, memory = room
-                        count = syscalls.readv(handle, (memory,))
-                        start = bytes(memory[: min(count, size)])
-                        if count != status.st_size or stamp(fstat(handle)) != stamp(status):
+                    length = status.st_size
+                    if kept is not None and 0 < length <= MOST_FILE_BYTES:
+                        while room + length >= end and kept is not None:
+                            room, end = kept.room()
+                            kept = kept if room < end else None
+                    if kept is not None and 0 < length <= MOST_FILE_BYTES:
+                        place = room
+                        room += length
+                        count = readv(handle, (kept.memory[place : room + 1],))  # a byte more than the file has
+                        start = bytes(kept.memory[place : place + min(count, size)])
+                        after = fstat(handle)
+                        if count != length or after.st_size != length or after.st_mtime_ns != status.st_mtime_ns:
                             place = -1  # cut short, or it is being written
                     else:
                         start = pread(handle, size, 0)
@@ -160,6 +164,8 @@ class FileStarts:
                     closing(handle)
             except OSError as error:
                 self.odd(i, error)
+        if kept is not None:
+            kept.give_back(room, end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,7 +26,7 @@ from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.sources.array_reader import ArrayReader
 from npy2tfrecord.sources.table import unreadable
 from npy2tfrecord.storage.in_flight import Batch, InFlight, remember, remembered
-from npy2tfrecord.storage.kept import memory_of
+from npy2tfrecord.storage.kept import memory_of, new_memory
 from npy2tfrecord.storage.local import Ranges, WholeFiles, is_passing, patiently
 from npy2tfrecord.writing.record_layout import Forms, scatter
 from npy2tfrecord.writing.shard_copier import copy_shard
@@ -40,6 +40,8 @@ _WAITING_RECORDS = 256  # that such a buffer should hold, so that enough of them
 _PIECE_BYTES = 4 * 2**20  # of large values that are read at once, where storage waits
 _MOST_OPEN = 32  # files that are open at once so that many ranges of each can be under way
 LARGE_BUFFER_BYTES = 128 * 2**20  # the same where each time it is filled costs a pass over a whole file
+
+_spare: list[memoryview] = []  # buffers of earlier shards: new memory costs as much as reading into it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +147,11 @@ def write_shard(
     )
 
 
+def forget_buffers() -> None:
+    """Give back the memory that this process has kept for its next shards."""
+    _spare.clear()
+
+
 def encode_shard(
     spec: ShardSpec, sink: Sink, bad: dict[int, InputError], skip: bool, in_flight: int | None = None
 ) -> dict[str, Moments] | None:
@@ -233,7 +240,7 @@ class _ShardWriter:
         self._sizes: list[int] = spec.record_sizes.tolist()
         self._forms = Forms(spec)
         self._is_direct = all(None not in form.raws for form in self._forms.forms)
-        self._buffers = [memoryview(b""), memoryview(b"")]
+        self._buffers = [_spare.pop() if _spare else memoryview(b"") for _ in range(2)]
         self._values_bytes = bytearray()  # of one feature in a window, for statistics
 
     def write(self) -> None:
@@ -255,6 +262,7 @@ class _ShardWriter:
         finally:
             for window in under_way:
                 window.close()
+        _spare.extend(self._buffers)  # not after an error: something may still be read into them
 
     def _finish_all(self, windows: list[_Window], but: int = 0) -> None:
         while len(windows) > but:
@@ -274,20 +282,18 @@ class _ShardWriter:
 
     def _ranges(self) -> Iterator[tuple[int, int]]:
         """Ranges of records that fit into a buffer together; a larger record is a range by itself."""
-        first, sizes = 0, self._sizes
-        while first < len(sizes):
-            last, room = first + 1, self._room - sizes[first]
-            while last < len(sizes) and sizes[last] <= room:
-                room -= sizes[last]
-                last += 1
+        ends = np.cumsum(self.spec.record_sizes)
+        first = start = 0
+        while first < len(ends):
+            last = max(first + 1, int(np.searchsorted(ends, start + self._room, side="right")))
             yield first, last
-            first = last
+            first, start = last, int(ends[last - 1])
 
     def _buffer(self, size: int) -> memoryview:
         """A buffer that nothing under way is in: of the two, the one that was not given last."""
         self._buffers.reverse()
         if len(self._buffers[0]) < size:
-            self._buffers[0] = memoryview(bytearray(max(size, min(self._room, self.spec.size))))
+            self._buffers[0] = new_memory(max(size, min(self._room, self.spec.size)))
         return self._buffers[0]
 
     # --- many records at once
@@ -313,8 +319,10 @@ class _ShardWriter:
                 self._requests.wait(each)
             else:
                 self._finish_spread(each, window)
-        data = self._data(window)
-        crcs = [crc32c(data[i]) if crc is None else crc for i, crc in enumerate(window.crcs)]
+        crcs = [crc for crc in window.crcs if crc is not None]
+        if len(crcs) < len(window.crcs):
+            pairs = zip(self._data(window), window.crcs, strict=True)
+            crcs = [crc32c(data) if crc is None else crc for data, crc in pairs]
         buffer, ends = window.buffer, window.ends
         scatter(buffer, ends - FOOT_BYTES, feet(crcs))
         left_out = self.bad.keys() & range(window.first, window.last)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -161,6 +162,33 @@ def test_directory_that_fails_halfway_is_told(tmp_path: Path, monkeypatch: pytes
 
     monkeypatch.setattr(os, "scandir", Failing)
     assert "Input/output error" in problems_of(tmp_path / "s")["bad/"]
+
+
+def test_directory_whose_handle_is_stale_is_listed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plant(tmp_path / "s", "a.npy", "moved/b.npy", "moved/c.npy")
+    real, stale = os.scandir, [1, 0]  # how many entries are read before the error, each time
+
+    class Stale:
+        def __init__(self, path: bytes) -> None:
+            self._entries = real(path)
+            self._fails = path.rstrip(b"/").endswith(b"moved")
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            self._entries.close()
+
+        def __iter__(self) -> Any:
+            count = stale.pop() if self._fails and stale else -1
+            for number, entry in enumerate(self._entries):
+                if number == count:
+                    raise OSError(errno.ESTALE, "Stale file handle")
+                yield entry
+
+    monkeypatch.setattr(os, "scandir", Stale)
+    assert npy2tfrecord.convert(tmp_path / "s", tmp_path / "out").examples == 3
+    assert not stale
 
 
 def test_path_too_long_to_open_is_told(tmp_path: Path) -> None:

@@ -115,14 +115,15 @@ def test_small_files_are_kept_whole_while_there_is_room(paths: list[bytes], limi
         places[number], starts[number] = place, start
         return 0
 
-    with KeptFiles(100 * (size + 1)) as kept, InFlight(limit) as requests:
+    with KeptFiles(100 * size + 1) as kept, InFlight(limit) as requests:
         files = FileStarts(
             paths=paths, size=8, take=take, odd=lambda number, error: None, kept=lambda: kept, **columns(COUNT)
         )
         requests.run(files.read, range(COUNT))
         memory = memory_of(kept.number)
         assert memory is not None
-        assert sum(place >= 0 for place in places.values()) == 100
+        count = sum(place >= 0 for place in places.values())
+        assert count == 100 if limit == 1 else 0 < count <= 100
         for i, place in places.items():
             assert starts[i] == START[:8]
             if place >= 0:
