@@ -28,7 +28,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     "words",
     [
-        ("convert", "data", "gs://bucket/x"),
+        ("convert", "data", "hdfs://name/x"),
         ("convert", "s3://bucket/x", "out"),
         ("convert", "x=s3://bucket/x", "out"),
         ("convert", "data", "out", "--files-from", "az://c/list"),
@@ -56,13 +56,13 @@ def test_no_url_becomes_a_folder_of_exports(here: Path, command: Command) -> Non
 @pytest.mark.parametrize(
     "function",
     [
-        lambda: npy2tfrecord.convert("data", "gs://bucket/x"),
-        lambda: npy2tfrecord.convert("data", Path("gs://bucket/x")),  # which is gs:/bucket/x
+        lambda: npy2tfrecord.convert("data", "hdfs://name/x"),
+        lambda: npy2tfrecord.convert("data", Path("hdfs://name/x")),  # which is hdfs:/name/x
         lambda: npy2tfrecord.convert({"x": "s3://bucket/x"}, "out"),
         lambda: npy2tfrecord.scan(b"s3://bucket/x"),
-        lambda: readers.load_manifest("gs://bucket/x"),
-        lambda: readers.ArraySource(Path("gs://bucket/x")),
-        lambda: readers.load_dataset("gs://bucket/x"),
+        lambda: readers.load_manifest("hdfs://name/x"),
+        lambda: readers.ArraySource(Path("hdfs://name/x")),
+        lambda: readers.load_dataset("hdfs://name/x"),
         lambda: readers.load_dataset("out", cache="gs://bucket/cache"),
         lambda: readers.load_npy("gs://bucket/x"),
     ],

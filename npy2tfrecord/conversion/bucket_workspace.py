@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import time
@@ -27,17 +28,20 @@ from npy2tfrecord.conversion import temporaries
 from npy2tfrecord.conversion.journal import decode_entries, encode_entries
 from npy2tfrecord.conversion.output_place import DIRECTORY, NEIGHBOURS, SHARD, Candidate, Jobs, Write
 from npy2tfrecord.conversion.scratch import Scratch
-from npy2tfrecord.conversion.uploader import is_upload, write_and_upload
+from npy2tfrecord.conversion.uploader import is_upload, upload_by_own_scratch, write_and_upload
 from npy2tfrecord.conversion.workspace import check_room
 from npy2tfrecord.errors import ConflictError, DamageError, Error, OutputError, UsageError, display
 from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.manifest import BESIDE, FILE_NAME, MAX_FILE_BYTES, Manifest, ShardInfo, beside
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
+from npy2tfrecord.sources.scan_file import decode_scan, encode_scan
+from npy2tfrecord.sources.scanner import Scan
 from npy2tfrecord.storage.objects import ObjectInfo, Prefix
 from npy2tfrecord.writing.shard_writer import ShardEntry, Upload
 
-_PLAN = f"{DIRECTORY}/plan.json"
+_PLAN, _SCAN = f"{DIRECTORY}/plan.json", f"{DIRECTORY}/scan"
+_MOST_SCAN_BYTES = 2**34
 _JOURNAL = re.compile(rf"{re.escape(DIRECTORY)}/journal-(?:(\d{{5}})-of-(\d{{5}})-)?[0-9a-f]{{16}}-\d{{6}}")
 _COMMITS_A_PIECE, _SECONDS_A_PIECE = 64, 10.0  # of the journal; what is in none yet is lost when the run is killed
 _READS_AT_ONCE = 8
@@ -47,15 +51,16 @@ _SHOWN = 3  # names of strangers, in a message
 class BucketWorkspace:
     """The output `out`, the URL of a place in a bucket, taken by this run from `open` to `close`."""
 
-    def __init__(
-        self, out: str, *, scratch: str | None, single_writer: bool, part: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, out: str, options: Options, part: tuple[int, int] | None) -> None:
         self.out = out
         self._prefix = Prefix(out)
-        self._single_writer = single_writer
+        self._single_writer = options.assume_single_writer
+        self._is_local = pool.is_local(options.backend)
         self._part = "" if part is None else f"{part[0]:05d}-of-{part[1]:05d}-"
         self._run = secrets.token_hex(8)
-        self._scratch = Scratch(scratch, self._run)
+        # Workers of a cluster may be in another directory.
+        self._scratch_parent = None if options.scratch is None else os.path.abspath(options.scratch)
+        self._scratch = Scratch(self._scratch_parent, self._run)
         self._begun: bytes | None = None  # the file of the plan that this run follows
         self._is_new = False  # nothing of an earlier run is kept
         self._replaced: bytes | None = None  # the manifest that was there when this run began
@@ -89,7 +94,10 @@ class BucketWorkspace:
 
     def abandon(self) -> None:
         """Remove every trace of a run that can't succeed. Shards that an earlier run finished stay."""
-        if self._is_new and not self._part:
+        if self._part:  # others may need all but a scan that nothing follows
+            if self.plan() is None:
+                self.forget_scan()
+        elif self._is_new:
             self._pending = []
             self.clear()
             self._remove_own()
@@ -161,7 +169,8 @@ class BucketWorkspace:
 
     def check_space(self, needed: int, at_once: int) -> None:
         """Raise `OutputError` when scratch has no room for the `at_once` bytes of unfinished shards."""
-        check_room(self._scratch.path, at_once)
+        if self._is_local:
+            check_room(self._scratch.path, at_once)
 
     def plan(self) -> dict[str, Any] | None:
         """The plan of an unfinished run, None without one."""
@@ -211,8 +220,9 @@ class BucketWorkspace:
 
     def whole_shards(self, candidates: Iterable[Candidate], options: Options, jobs: Jobs) -> set[str]:
         """The shards that a list of the bucket shows as they were put: nothing of them is read."""
-        there, whole = self._listed(), set()
-        for entry, keys_hash in candidates:
+        wanted = list(candidates)
+        there, whole = self._listed() if wanted else {}, set()
+        for entry, keys_hash in wanted:
             if not entry.uploads:  # known from its manifest alone
                 names = [entry.file, *(beside(entry.file, suffix) for suffix in BESIDE)]
                 is_whole = all(name in there for name in names) and there[entry.file].size == entry.shard.bytes
@@ -224,12 +234,26 @@ class BucketWorkspace:
         return whole
 
     def check_shared(self, backend: str) -> None:
-        """Raise `UsageError` for workers that this machine's scratch is not there for."""
-        if not pool.is_local(backend):
-            raise UsageError(
-                f"{display(self.out)}: backend {backend!r} can't write to a bucket yet; use 'loky', or --part on"
-                " several machines"
-            )
+        """Nothing has to be shared: each worker asks the bucket itself, and has scratch of its own."""
+
+    # --- the scan that parts share
+
+    def shared_scan(self, identity: str, options: Options, scan: Callable[[], Scan]) -> Scan:
+        """The scan that another part has put here, or what `scan` returns, put here for the others.
+
+        Parts that begin before the first one has ended its scan make their own.
+        """
+        with contextlib.suppress(FileNotFoundError, DamageError):
+            there = decode_scan(self._prefix.read(_SCAN, limit=_MOST_SCAN_BYTES), identity, options)
+            if there is not None:
+                return there
+        made = scan()
+        self._prefix.put(_SCAN, encode_scan(made, identity))
+        return made
+
+    def forget_scan(self) -> None:
+        """Remove the scan: the next part scans anew."""
+        self._prefix.delete([_SCAN])
 
     # --- changing it
 
@@ -270,7 +294,8 @@ class BucketWorkspace:
     def writer(self, write: Callable[..., ShardEntry], options: Options, replaced: Mapping[str, ShardInfo]) -> Write:
         """What a worker calls to have a shard written to scratch and put into the bucket."""
         quick = partial(write, sync=False, read_back=False)  # scratch is not what lasts
-        return partial(write_and_upload, quick, self._prefix, options.read_back, replaced)
+        here = partial(write_and_upload, quick, self._prefix, options.read_back, replaced)
+        return here if pool.is_local(options.backend) else partial(upload_by_own_scratch, here, self._scratch_parent)
 
     def under_way(self, files: Iterable[str]) -> list[str]:
         """Those of `files` that this run has begun to write and not put."""

@@ -265,7 +265,6 @@ class Conversion:
     def _run_part(self, batches: Iterable[Batch], damaged: frozenset[str]) -> Manifest:
         """Write the shards of one part, beside other parts; returns their manifest."""
         workspace = self.workspace
-        assert isinstance(workspace, Workspace)
         with self._workspace_taken():
             if not workspace.is_finished:
                 try:
@@ -283,10 +282,14 @@ class Conversion:
 
             return survey(batches, self.options, report, self._memory)
 
-        assert isinstance(self.workspace, Workspace)
+        workspace = self.workspace
         identity = self.options.scan_identity(self.sources, __version__)
         tick = partial(self._report_files, 0, 0)
-        planned, fingerprint = self._plan_scan(shared_scan(self.workspace, identity, self.options, scan, tick))
+        if isinstance(workspace, BucketWorkspace):
+            scanned = workspace.shared_scan(identity, self.options, lambda: scan(lambda: None))
+        else:
+            scanned = shared_scan(workspace, identity, self.options, scan, tick)
+        planned, fingerprint = self._plan_scan(scanned)
         if not len(planned.examples):
             self.workspace.abandon()
             return nothing_new(planned, fingerprint, self.options, self._base)
@@ -459,9 +462,7 @@ def _place(out: str, options: Options) -> Workspace | BucketWorkspace:
     """The place to write to, on a disk or in a bucket."""
     part: tuple[int, int] | None = options.part  # type: ignore[assignment]  # it is parsed
     if is_bucket(out):
-        if part is not None:
-            raise UsageError(f"{display(out)}: part can't write to a bucket yet; write to a directory")
-        return BucketWorkspace(out, scratch=options.scratch, single_writer=options.assume_single_writer, part=part)
+        return BucketWorkspace(out, options, part)
     if options.scratch is not None or options.assume_single_writer:
         raise UsageError("scratch and assume_single_writer go with an output in a bucket, such as s3://BUCKET/PREFIX")
     return Workspace(out, sync=options.fsync, part=part)

@@ -204,6 +204,11 @@ class Merge(Conversion):
                 paths[number] = f"{self.workspace.stem(f'{number}-{shard.info.file}')}.file"
                 tasks.append((shard, size, paths[number]))
         if tasks:
+            if is_bucket(self.workspace.out) and not pool.is_local(self.options.backend):
+                raise UsageError(
+                    f"{display(self.workspace.out)}: compressed sets are unpacked to a disk first, which the workers of"
+                    f" backend {self.options.backend!r} share with nobody; merge them with backend 'loky'"
+                )
             size = sum(size for _, size, _ in tasks)
             self.workspace.check_space(size, size)
             for _ in pool.run(unpack_shard, tasks, jobs=self._jobs(size, 0), backend=self.options.backend):

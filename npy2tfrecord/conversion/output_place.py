@@ -80,6 +80,9 @@ class OutputPlace(Protocol):
 
     # --- changing it
 
+    def forget_scan(self) -> None:
+        """Remove the scan that parts share: the next part scans anew."""
+
     def begin(self, plan: dict[str, Any]) -> None:
         """Record the plan of this run, before it writes anything."""
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import replace
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.conversion.output_place import Write, check_rewritten
+from npy2tfrecord.conversion.scratch import Scratch
 from npy2tfrecord.errors import OutputError
 from npy2tfrecord.formats.manifest import BESIDE, Hash, ShardInfo, beside
 from npy2tfrecord.formats.shard import content_of
@@ -46,6 +50,18 @@ def write_and_upload(
             with contextlib.suppress(OSError):
                 syscalls.unlink(stem + suffix)
     return replace(entry, uploads=tuple(uploads))
+
+
+def upload_by_own_scratch(
+    upload: Callable[[ShardSpec | CopySpec, str], ShardEntry],
+    scratch: str | None,
+    spec: ShardSpec | CopySpec,
+    stem: str,
+) -> ShardEntry:
+    """Have a shard written and put by a worker of a cluster, whose disk is not that of the run itself."""
+    with closing(Scratch(scratch, secrets.token_hex(8))) as own:
+        own.open()
+        return upload(spec, os.path.join(own.path, os.path.basename(stem)))
 
 
 def _upload(path: str, out: Prefix, name: str, known: str | None) -> Upload:

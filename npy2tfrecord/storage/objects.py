@@ -133,8 +133,7 @@ class Prefix:
 
     def first_names(self, number: int, *, outside: str) -> list[str]:
         """The names of up to `number` objects that don't begin with `outside`, without listing all that there are."""
-        import obstore
-
+        obstore = _obstore()
         start = len(self.path) + 1 if self.path else 0
 
         def list_some() -> list[str]:
@@ -352,7 +351,7 @@ class Prefix:
         deadline, pause = time.monotonic() + RETRY_SECONDS, _FIRST_PAUSE_SECONDS
         while True:
             try:
-                return attempt()
+                return _interruptibly(attempt)
             except UsageError:
                 raise
             except Exception as error:
@@ -361,6 +360,31 @@ class Prefix:
                 raise meaning
             time.sleep(pause * random.uniform(0.5, 1))
             pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _interruptibly(function: Callable[[], Result]) -> Result:
+    """What `function` returns, while this thread can hear signals.
+
+    Python runs handlers of signals in the main thread, between two steps of the interpreter. In obstore there are none
+    until a request has ended, which may take a minute.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return function()
+    results: list[Result] = []
+    errors: list[BaseException] = []
+
+    def run() -> None:
+        try:
+            results.append(function())
+        except BaseException as error:  # also a panic of Rust's
+            errors.append(error)
+
+    thread = threading.Thread(target=run, daemon=True)  # an interrupted one doesn't keep the process
+    thread.start()
+    thread.join()
+    if errors:
+        raise errors.pop()
+    return results.pop()
 
 
 class _IncompleteError(OSError):
@@ -530,7 +554,10 @@ def _make_store(scheme: str, bucket: str) -> Any:
     retries = {
         "max_retries": _CLIENT_RETRIES,
         "retry_timeout": timedelta(seconds=_CLIENT_RETRY_SECONDS),
-        "backoff": {"max_backoff": timedelta(seconds=_LONGEST_PAUSE_SECONDS)},
+        "backoff": {
+            "init_backoff": timedelta(seconds=_FIRST_PAUSE_SECONDS),
+            "max_backoff": timedelta(seconds=_LONGEST_PAUSE_SECONDS),
+        },
     }
     try:
         return kinds[scheme](bucket, config=config, client_options=options, retry_config=retries)

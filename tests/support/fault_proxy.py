@@ -41,6 +41,7 @@ class FaultProxy:
     server: ObjectServer  # as reached through it
     fault: Callable[[Request], str] = lambda _: PASS
     delay: float = 0.0  # seconds before each answer
+    without: str = ""  # a header that is not passed on; only to a server that checks no signatures
     requests: list[Request] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -82,6 +83,7 @@ def _reset(connection: socket.socket) -> None:
 def _handler(proxy: FaultProxy, host: str) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are sent one after the other
 
         def log_message(self, *_: object) -> None:
             """Say nothing."""
@@ -106,7 +108,8 @@ def _handler(proxy: FaultProxy, host: str) -> type[BaseHTTPRequestHandler]:
             try:
                 connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
                 for name, value in self.headers.items():
-                    connection.putheader(name, value)
+                    if name.lower() != proxy.without:
+                        connection.putheader(name, value)
                 connection.endheaders(body)
                 found = connection.getresponse()
                 data = found.read()

@@ -64,6 +64,7 @@ class Handler(BaseHTTPRequestHandler):
     """One request."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are sent one after the other
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
