@@ -9,6 +9,7 @@ import pty
 import re
 import shlex
 import struct
+import subprocess
 import sys
 import termios
 from pathlib import Path
@@ -33,12 +34,14 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def on_terminal(*words: str, columns: int = 80, **env: str) -> str:
     """All that a command writes to a terminal, standard output and standard error alike."""
-    child, terminal = pty.fork()
-    if child == 0:
-        fcntl.ioctl(sys.__stdout__.fileno(), termios.TIOCSWINSZ, struct.pack("HHHH", columns and 24, columns, 0, 0))
-        os.environ.pop("NO_COLOR", None)
-        os.environ |= {"TERM": "xterm-256color", **env}
-        os.execv(sys.executable, [sys.executable, "-m", "npy2tfrecord", *words])
+    terminal, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", columns and 24, columns, 0, 0))
+    usual = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "npy2tfrecord", *words],
+        stdin=theirs, stdout=theirs, stderr=theirs, env={**usual, "TERM": "xterm-256color", **env},
+    )  # fmt: skip
+    os.close(theirs)
     said = b""
     while True:
         try:
@@ -47,7 +50,7 @@ def on_terminal(*words: str, columns: int = 80, **env: str) -> str:
             break
         if not piece:
             break
-    os.waitpid(child, 0)
+    process.wait()
     os.close(terminal)
     return said.decode().replace("\r\n", "\n")
 
