@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import time
@@ -57,7 +58,9 @@ class BucketWorkspace:
         self._is_local = pool.is_local(options.backend)
         self._part = "" if part is None else f"{part[0]:05d}-of-{part[1]:05d}-"
         self._run = secrets.token_hex(8)
-        self._scratch = Scratch(options.scratch, self._run)
+        # Workers of a cluster may be in another directory.
+        self._scratch_parent = None if options.scratch is None else os.path.abspath(options.scratch)
+        self._scratch = Scratch(self._scratch_parent, self._run)
         self._begun: bytes | None = None  # the file of the plan that this run follows
         self._is_new = False  # nothing of an earlier run is kept
         self._replaced: bytes | None = None  # the manifest that was there when this run began
@@ -292,7 +295,7 @@ class BucketWorkspace:
         """What a worker calls to have a shard written to scratch and put into the bucket."""
         quick = partial(write, sync=False, read_back=False)  # scratch is not what lasts
         here = partial(write_and_upload, quick, self._prefix, options.read_back, replaced)
-        return here if pool.is_local(options.backend) else partial(upload_by_own_scratch, here, options.scratch)
+        return here if pool.is_local(options.backend) else partial(upload_by_own_scratch, here, self._scratch_parent)
 
     def under_way(self, files: Iterable[str]) -> list[str]:
         """Those of `files` that this run has begun to write and not put."""

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fault_proxy import BUSY, CONFLICT, CUT, LOST, RESET, FaultProxy, once, proxied
+from fault_proxy import BUSY, CONFLICT, CUT, LOST, RESET, STALL, FaultProxy, once, proxied
 from object_servers import ObjectServer, forget_clouds
 
 from npy2tfrecord import paths
@@ -146,8 +146,12 @@ def faulty(seaweed: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> FaultProxy
         yield proxy
 
 
-@pytest.mark.parametrize("fault", [RESET, CUT, LOST, BUSY])
-def test_passing_faults_are_not_seen(faulty: FaultProxy, fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("fault", [RESET, CUT, LOST, BUSY, STALL])
+def test_passing_faults_are_not_seen(
+    faulty: FaultProxy, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if fault == STALL:
+        monkeypatch.setattr(objects, "READ_SECONDS", 0.5)
     place = Prefix(f"{faulty.server.url}/{faulty.server.new_prefix()}")
     data = os.urandom(LARGE)
     tmp_path.joinpath("large").write_bytes(data)
