@@ -113,9 +113,16 @@ def united(sets: Mapping[str, Manifest]) -> Manifest:
 
 def _place(shard: ShardInfo, directory: str, files: SetFiles, classes: tuple[int, ...] | None) -> PlacedShard:
     return PlacedShard(
-        shard.file, shard.examples, shard.bytes, shard.hash, shard.tail, shard.unpacked,
-        directory=directory, files=files, classes=classes,
-    )  # fmt: skip
+        file=shard.file,
+        examples=shard.examples,
+        bytes=shard.bytes,
+        hash=shard.hash,
+        tail=shard.tail,
+        unpacked=shard.unpacked,
+        directory=directory,
+        files=files,
+        classes=classes,
+    )
 
 
 def _check_fit(first: str, model: Manifest, directory: str, manifest: Manifest) -> None:

@@ -143,8 +143,16 @@ def _describe(examples: Examples, rows: bool) -> Manifest:
     for table, sources in zip(examples.tables, examples.sources, strict=True):
         counts = np.bincount(table.header_ids[sources], minlength=len(table.headers))
         infos.append(summarize(table, counts, int(rows), table.headers[0].dtype))
-    shard = ShardInfo(shard_name(_SPLIT, 0, 1), len(examples), sum(info.bytes for info in infos), "0" * 32, "")
-    return Manifest(tuple(infos), {_SPLIT: (shard,)}, labels=examples.classes, label_dtype=examples.label_dtype)
+    shard = ShardInfo(
+        file=shard_name(_SPLIT, 0, 1),
+        examples=len(examples),
+        bytes=sum(info.bytes for info in infos),
+        hash="0" * 32,
+        tail="",
+    )
+    return Manifest(
+        features=tuple(infos), splits={_SPLIT: (shard,)}, labels=examples.classes, label_dtype=examples.label_dtype
+    )
 
 
 def _check_readable(examples: Examples, used: Sequence[FeatureInfo], rows: bool) -> None:

@@ -39,7 +39,11 @@ def commit_seconds(shards: int = 200) -> float:
         workspace.open()
         try:
             entries = [
-                ShardEntry.of(manifest.ShardInfo(manifest.shard_name("train", i, shards), 1, 1, "0" * 32, "00"))
+                ShardEntry.of(
+                    manifest.ShardInfo(
+                        file=manifest.shard_name("train", i, shards), examples=1, bytes=1, hash="0" * 32, tail="00"
+                    )
+                )
                 for i in range(shards)
             ]
             for entry in entries:

@@ -198,7 +198,7 @@ class Conversion:
         self.overwrite = overwrite
         self.progress = progress
         self.was_complete = False
-        self.passed_over: Mapping[str, int] = {}  # how many files of which kind are no sources
+        self.passed_over: Mapping[str, int] = {}  # the number of files that are no sources, by kind
         self.known: Known | None = None  # what the sets of `not_in` hold
         self._files = 0, 0  # found, scanned
         self._memory: KeptFiles | None = None
@@ -436,7 +436,16 @@ class Conversion:
         def report() -> None:
             if self.progress is not None:
                 now = min(done + workspace.written_bytes(), total)
-                self.progress(Progress(now, total, len(entries), len(sizes), *self._files))
+                self.progress(
+                    Progress(
+                        bytes_done=now,
+                        bytes_total=total,
+                        shards_done=len(entries),
+                        shards_total=len(sizes),
+                        files_found=self._files[0],
+                        files_scanned=self._files[1],
+                    )
+                )
 
         report()
         planned = self._prepare(planned, missing)
@@ -455,7 +464,11 @@ class Conversion:
     def _report_files(self, found: int, scanned: int) -> None:
         self._files = found, scanned
         if self.progress is not None:
-            self.progress(Progress(0, 0, 0, 0, found, scanned))
+            self.progress(
+                Progress(
+                    bytes_done=0, bytes_total=0, shards_done=0, shards_total=0, files_found=found, files_scanned=scanned
+                )
+            )
 
 
 def _place(out: str, options: Options) -> Workspace | BucketWorkspace:

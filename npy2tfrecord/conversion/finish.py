@@ -25,7 +25,7 @@ def planned_entries(planned: Arrangement) -> dict[str, ShardEntry]:
     """The entries that a dry run has: no hashes, and sizes before compression."""
     sizes = planned.shard_sizes()
     return {
-        file: ShardEntry.of(ShardInfo(file, len(members), sizes[file], "0" * 32, ""))
+        file: ShardEntry.of(ShardInfo(file=file, examples=len(members), bytes=sizes[file], hash="0" * 32, tail=""))
         for split in planned.splits
         for file, members in split.shards()
     }

@@ -31,7 +31,7 @@ _TASKS_FOR_PROCESSES = 30  # the same for processes that start anew
 _MOST_CLASSES = 1000  # with more folders, these are hardly classes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class ScanReport:
     """What `scan` found: each feature, the number of its sources, the number of all files, the problems.
 
@@ -160,7 +160,9 @@ def scan(
 def _reporting(progress: ProgressFunction | None) -> Report | None:
     if progress is None:
         return None
-    return lambda found, scanned: progress(Progress(0, 0, 0, 0, found, scanned))
+    return lambda found, scanned: progress(
+        Progress(bytes_done=0, bytes_total=0, shards_done=0, shards_total=0, files_found=found, files_scanned=scanned)
+    )
 
 
 def _join_all(scanned: Scan, options: Options) -> tuple[Examples | None, str]:

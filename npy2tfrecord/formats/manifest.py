@@ -74,7 +74,7 @@ class Histogram:
         return {"sizes": list(self.sizes), "counts": list(self.counts), **bits}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureInfo:
     """One feature: `shape` has None for every axis that varies.
 
@@ -115,7 +115,7 @@ class FeatureInfo:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ShardInfo:
     """One shard: `bytes` is the file's size, `hash` the XXH3-128 of its content, `tail` its last 8 bytes (hexadecimal).
 
@@ -158,7 +158,7 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """A data set as written.
 

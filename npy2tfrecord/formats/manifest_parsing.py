@@ -253,9 +253,16 @@ def _parse_feature(name: str, node: Node) -> FeatureInfo:
         raise node.get("histograms").fail(f"{rank} of them, null for an axis that does not vary")
     stats = node.mapping().get("stats")
     return FeatureInfo(
-        name, dtype.value, shape, smallest, largest, tuple(histograms), node.get("bytes").integer(),
-        None if stats is None else {n: v.value for n, v in stats.mapping().items()}, time,
-    )  # fmt: skip
+        name=name,
+        dtype=dtype.value,
+        shape=shape,
+        min_shape=smallest,
+        max_shape=largest,
+        histograms=tuple(histograms),
+        bytes=node.get("bytes").integer(),
+        stats=None if stats is None else {n: v.value for n, v in stats.mapping().items()},
+        time=time,
+    )
 
 
 def _parse_time(node: Node, dtype: str) -> str:

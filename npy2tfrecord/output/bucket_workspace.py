@@ -30,7 +30,7 @@ from npy2tfrecord.formats.manifest import BESIDE, FILE_NAME, MAX_FILE_BYTES, Man
 from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.output import temporaries
-from npy2tfrecord.output.journal import decode_entries, encode_entries
+from npy2tfrecord.output.journal import decode_entries, encode_entries, parse_plan
 from npy2tfrecord.output.place import DIRECTORY, NEIGHBOURS, SHARD, Candidate, Jobs, Write
 from npy2tfrecord.output.scratch import Scratch
 from npy2tfrecord.output.uploader import is_upload, upload_by_own_scratch, write_and_upload
@@ -179,11 +179,7 @@ class BucketWorkspace:
         except FileNotFoundError:
             return None
         self._begun = data
-        try:
-            found = json.loads(data)
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+        return parse_plan(data)
 
     def entries(self) -> dict[str, ShardEntry]:
         """The shards that are committed, by file. Where several runs wrote one, the entry that the bucket agrees to."""

@@ -1,13 +1,26 @@
-"""The journal of a run: a line for each shard that is finished. A run that was killed may have left half a line."""
+"""What a run notes for the next one: its plan, and a journal with a line for each shard that is finished.
+
+A run that was killed may have left half a line.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from typing import Any
 
 from npy2tfrecord.formats.manifest import Hash, ShardInfo, Skipped
 from npy2tfrecord.writing.shard_writer import ShardEntry, Upload
+
+
+def parse_plan(data: bytes) -> dict[str, Any]:
+    """The plan in a file; empty where it holds none, which differs from every plan."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def encode_entries(entries: Iterable[ShardEntry], plan: bytes) -> bytes:

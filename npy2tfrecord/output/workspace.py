@@ -27,7 +27,7 @@ from npy2tfrecord.jobs import pool
 from npy2tfrecord.jobs.dask_cluster import check_output
 from npy2tfrecord.options import Options
 from npy2tfrecord.output import temporaries
-from npy2tfrecord.output.journal import decode_entries, encode_entries
+from npy2tfrecord.output.journal import decode_entries, encode_entries, parse_plan
 from npy2tfrecord.output.place import DIRECTORY, NEIGHBOURS, SHARD, Candidate, Jobs, Write
 from npy2tfrecord.planning.plan import ShardSpec
 from npy2tfrecord.planning.records import CopySpec
@@ -258,11 +258,7 @@ class Workspace:
         except FileNotFoundError:
             return None
         self._begun = data
-        try:
-            found = json.loads(data)
-        except ValueError:
-            return {}
-        return found if isinstance(found, dict) else {}
+        return parse_plan(data)
 
     def entries(self) -> dict[str, ShardEntry]:
         """The shards that are committed, by file."""

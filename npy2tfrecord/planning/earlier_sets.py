@@ -20,7 +20,7 @@ from npy2tfrecord.sources.table import FileSet
 
 _KEYS_AT_ONCE = 1 << 16
 _SIZE_BITS = 32  # a record is smaller than 4 GiB
-_OLD, _NEW = 1, 2  # a file of which some example is known, of which some example is new
+_OLD, _NEW = 1, 2  # states of a file: the earlier sets hold all its examples, or lack one
 _LABEL_BYTES = 10  # by which a record may differ when classes were numbered anew
 
 

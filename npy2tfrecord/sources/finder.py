@@ -44,7 +44,7 @@ class Batch(NamedTuple):
     is_source: bool = False  # the file was named itself
     in_split: bool = False  # that the source names: the start of the keys
     member: str | None = None  # the only one to take of these archives
-    passed_over: Mapping[str, int] = MappingProxyType({})  # how many files of which kind are no sources
+    passed_over: Mapping[str, int] = MappingProxyType({})  # the number of files that are no sources, by kind
 
 
 @dataclass

@@ -42,7 +42,7 @@ except ImportError:  # not on this system
 else:
     RUSAGE_THREAD = getattr(resource, "RUSAGE_THREAD", None)
 
-MOST_IN_FLIGHT = 64  # of a process, unless told
+MOST_IN_FLIGHT = 64  # in one process, by default
 HANGING_SECONDS = 30.0  # after which a request that got no answer is reported
 
 _FIRST_SLICE, _LAST_SLICE = 4, 256  # requests between two looks at the clock

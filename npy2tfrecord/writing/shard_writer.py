@@ -139,7 +139,14 @@ def write_shard(
     except OSError as error:
         raise OutputError.from_os("write", path, error) from error
     return ShardEntry(
-        shard=ShardInfo(spec.file, len(sizes), content.bytes, content.hash, content.tail, sink.unpacked),
+        shard=ShardInfo(
+            file=spec.file,
+            examples=len(sizes),
+            bytes=content.bytes,
+            hash=content.hash,
+            tail=content.tail,
+            unpacked=sink.unpacked,
+        ),
         sources_hash=spec.sources_hash,
         compressor=sink.name,
         left_out=tuple((i, Skipped(display(bad[i].where), bad[i].problem)) for i in sorted(bad)),

@@ -83,9 +83,14 @@ def _output(spec: Any, name: str, decoders: Mapping[str, Decoder], options: Read
     shape = tuple(None if size is None or size != want else size for size, want in zip(sizes, wanted, strict=True))
     dtype = spec.dtype.as_numpy_dtype
     info = FeatureInfo(
-        name, np.dtype(dtype).name, shape, tuple(size or 0 for size in shape), tuple(size or 0 for size in shape),
-        (None,) * len(shape), 0,
-    )  # fmt: skip
+        name=name,
+        dtype=np.dtype(dtype).name,
+        shape=shape,
+        min_shape=tuple(size or 0 for size in shape),
+        max_shape=tuple(size or 0 for size in shape),
+        histograms=(None,) * len(shape),
+        bytes=0,
+    )
     return _Output(make_padder(info, strategy.method(info), wanted, options))
 
 

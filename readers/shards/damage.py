@@ -35,7 +35,7 @@ class DamageWarning(UserWarning):
     """Damaged or missing records were left out."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Damaged:
     """A damaged record, or several that are missing for the same reason."""
 
@@ -98,7 +98,15 @@ def _check(shard: int, info: PlacedShard) -> list[Damaged]:
         with _opened(path) as file:
             size = os.fstat(file.fileno()).st_size
     except OSError as error:
-        return [Damaged(shard, 0, 0, None, error.strerror or str(error), info.examples)] if info.examples else []
+        return (
+            [
+                Damaged(
+                    shard=shard, record=0, offset=0, key=None, problem=error.strerror or str(error), count=info.examples
+                )
+            ]
+            if info.examples
+            else []
+        )
     if size > info.bytes:
         raise DamageError(f"{display(path)}: {size} bytes, expected {info.bytes} by the manifest")
     offsets, sizes = load_table(info)
@@ -106,7 +114,16 @@ def _check(shard: int, info: PlacedShard) -> list[Damaged]:
     found, seen = [], Hash()
     if whole < info.examples:
         problem = f"the file ends at {size} bytes, expected {info.bytes} by the manifest"
-        found = [Damaged(shard, whole, int(offsets[whole]), None, problem, info.examples - whole)]
+        found = [
+            Damaged(
+                shard=shard,
+                record=whole,
+                offset=int(offsets[whole]),
+                key=None,
+                problem=problem,
+                count=info.examples - whole,
+            )
+        ]
     places = [*zip(offsets[:whole].tolist(), sizes[:whole].tolist(), strict=True)]
     try:
         with _opened(path) as file:
@@ -116,7 +133,7 @@ def _check(shard: int, info: PlacedShard) -> list[Damaged]:
                 try:
                     unframe(data)
                 except DamageError as error:
-                    found.append(Damaged(shard, record, offset, _key(data), str(error)))
+                    found.append(Damaged(shard=shard, record=record, offset=offset, key=_key(data), problem=str(error)))
         intact = seen.hexdigest() == info.hash
         if not intact:
             with _opened(path) as file:
@@ -138,7 +155,7 @@ def _misplaced(
     for record, (offset, size) in enumerate(places):
         key = _key(memoryview(file.read(size)))
         if record not in bad and (key is None or not known.is_at(record, key.encode("utf-8", "surrogateescape"))):
-            found.append(Damaged(shard, record, offset, key, problem))
+            found.append(Damaged(shard=shard, record=record, offset=offset, key=key, problem=problem))
     return found
 
 

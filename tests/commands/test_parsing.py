@@ -31,7 +31,7 @@ from npy2tfrecord.commands.arguments import parse
 def test_words_become_arguments(words: str, expected: dict[str, Any]) -> None:
     command, *rest = words.split()
     parsed = vars(parse(command, rest))
-    own = ("color", "html", "json", "plot", "repair", "shards")
+    own = ("color", "html", "json", "plot", "quick", "repair", "shards")
     chosen = {name: value for name, value in parsed.items() if name not in own}
     unset = {"dry_run": False, "quiet": False, "progress": "auto", "overwrite": False}
     assert chosen == (unset if command == "convert" else {}) | expected

@@ -39,7 +39,7 @@ def test_lines_count_the_rate_of_new_bytes_only(clock: Clock, capsys: pytest.Cap
         assert show is not None
         clock.now += 20  # of scanning
         for done, shards in ((600, 6), (700, 7), (900, 9), (1000, 10)):
-            show(Progress(done, 1000, shards, 10))
+            show(Progress(bytes_done=done, bytes_total=1000, shards_done=shards, shards_total=10))
             clock.now += 2
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["bytes_per_second"] for line in lines] == [0, 50, 75, round(400 / 6)]
@@ -61,17 +61,17 @@ def test_bar_starts_at_what_is_done_and_its_rate_counts_the_rest(monkeypatch: py
     monkeypatch.setattr(sys, "stderr", terminal)
     with progress.shown_progress("auto", quiet=False) as show:
         assert show is not None
-        show(Progress(900_000, 1_000_000, 9, 10))
+        show(Progress(bytes_done=900_000, bytes_total=1_000_000, shards_done=9, shards_total=10))
         assert "writing 900.0 kB of 1.0 MB, 9 of 10 shards" in terminal.getvalue()
         clock.now += 10
-        show(Progress(950_000, 1_000_000, 9, 10))
+        show(Progress(bytes_done=950_000, bytes_total=1_000_000, shards_done=9, shards_total=10))
         assert "95%" in terminal.getvalue()
         assert "writing 950.0 kB of 1.0 MB, 5.0 kB/s, 10 s left, 9 of 10 shards" in terminal.getvalue()
         clock.now += 10
-        show(Progress(1_000_000, 1_000_000, 9, 10))
+        show(Progress(bytes_done=1_000_000, bytes_total=1_000_000, shards_done=9, shards_total=10))
         assert "waiting for the disk: 1.0 MB written, 9 of 10 shards" in terminal.getvalue()
         clock.now += 60
-        show(Progress(1_000_000, 1_000_000, 10, 10))
+        show(Progress(bytes_done=1_000_000, bytes_total=1_000_000, shards_done=10, shards_total=10))
     assert "wrote 100.0 kB in 1:20, 1.2 kB/s, 10 of 10 shards" in terminal.getvalue()
 
 
@@ -79,12 +79,26 @@ def test_files_are_counted_before_bytes_are_known(clock: Clock, capsys: pytest.C
     with progress.shown_progress("json", quiet=False) as show:
         assert show is not None
         for scanned in (0, 100, 200):
-            show(Progress(0, 0, 0, 0, 300, scanned))
-            show(Progress(0, 0, 0, 0, 300, scanned))  # more often than once a second
+            show(
+                Progress(
+                    bytes_done=0, bytes_total=0, shards_done=0, shards_total=0, files_found=300, files_scanned=scanned
+                )
+            )
+            show(
+                Progress(
+                    bytes_done=0, bytes_total=0, shards_done=0, shards_total=0, files_found=300, files_scanned=scanned
+                )
+            )  # more often than once a second
             clock.now += 2
-        show(Progress(0, 1000, 0, 10, 300, 300))
+        show(
+            Progress(bytes_done=0, bytes_total=1000, shards_done=0, shards_total=10, files_found=300, files_scanned=300)
+        )
         clock.now += 2
-        show(Progress(500, 1000, 5, 10, 300, 300))
+        show(
+            Progress(
+                bytes_done=500, bytes_total=1000, shards_done=5, shards_total=10, files_found=300, files_scanned=300
+            )
+        )
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["files_scanned"] for line in lines] == [0, 100, 200, 300, 300]
     assert [line["bytes_total"] for line in lines] == [0, 0, 0, 1000, 1000]
@@ -97,12 +111,16 @@ def test_a_terminal_shows_a_count_of_files_and_then_the_bar(monkeypatch: pytest.
     threads = threading.active_count()
     with progress.shown_progress("auto", quiet=False) as show:
         assert show is not None
-        show(Progress(0, 0, 0, 0, 5000, 0))
+        show(Progress(bytes_done=0, bytes_total=0, shards_done=0, shards_total=0, files_found=5000, files_scanned=0))
         assert "finding files: 5,000" in terminal.getvalue()
         clock.now += 2
-        show(Progress(0, 0, 0, 0, 9000, 7000))
+        show(Progress(bytes_done=0, bytes_total=0, shards_done=0, shards_total=0, files_found=9000, files_scanned=7000))
         assert "reading headers: 7,000 of 9,000 files, 3,500/s" in terminal.getvalue()
-        show(Progress(250, 1000, 1, 4, 9000, 9000))
+        show(
+            Progress(
+                bytes_done=250, bytes_total=1000, shards_done=1, shards_total=4, files_found=9000, files_scanned=9000
+            )
+        )
         assert threading.active_count() == threads  # with one more, workers could not be forks
     assert "25%" in terminal.getvalue()
 

@@ -64,10 +64,13 @@ def test_file_is_valid_and_says_what_there_is(tmp_path: Path, command: Command) 
 def test_patterns_match_the_shards_of_their_split_alone() -> None:
     counts = {"a": 1, "a-0": 2, "b": 100_001}
     splits = {
-        split: tuple(ShardInfo(shard_name(split, i, count), 1, 1, "0" * 32, "") for i in range(count))
+        split: tuple(
+            ShardInfo(file=shard_name(split, i, count), examples=1, bytes=1, hash="0" * 32, tail="")
+            for i in range(count)
+        )
         for split, count in counts.items()
     }
-    feature = FeatureInfo("array", "float32", (), (), (), (), 4)
+    feature = FeatureInfo(name="array", dtype="float32", shape=(), min_shape=(), max_shape=(), histograms=(), bytes=4)
     document = json.loads(croissant_file(Manifest(features=(feature,), splits=splits)))
     names = [shard.file for shards in splits.values() for shard in shards]
     for files in document["distribution"]:

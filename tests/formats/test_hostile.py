@@ -125,7 +125,15 @@ def test_a_manifest_names_no_file_to_be_read_and_no_machine_to_be_asked(tmp_path
 
 
 def test_an_array_of_nothing_that_is_too_large(tmp_path: Path) -> None:
-    info = FeatureInfo("array", "float32", (None, None), (0, 0), (2**63 - 1,) * 2, (None, None), 0)
+    info = FeatureInfo(
+        name="array",
+        dtype="float32",
+        shape=(None, None),
+        min_shape=(0, 0),
+        max_shape=(2**63 - 1,) * 2,
+        histograms=(None, None),
+        bytes=0,
+    )
     example = {"array": memoryview(b""), "array/dtype": memoryview(b"float32"), "array/shape": [0, 2**62]}
     with pytest.raises(DamageError, match="too big"):
         array_of(example, info)

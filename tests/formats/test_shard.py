@@ -112,7 +112,7 @@ def test_content_of_a_file_is_that_of_its_bytes(tmp_path: Path) -> None:
 
 
 def test_files_beside_a_shard_are_read_no_further_than_they_can_be(tmp_path: Path) -> None:
-    shard = ShardInfo("train-00000-of-00001.tfrecord", 1, 40, "0" * 32, "00" * 8)
+    shard = ShardInfo(file="train-00000-of-00001.tfrecord", examples=1, bytes=40, hash="0" * 32, tail="00" * 8)
     (tmp_path / "index").mkdir()
     for suffix in ("idx", "keys"):
         with (tmp_path / f"index/train-00000-of-00001.{suffix}").open("wb") as file:
@@ -124,7 +124,7 @@ def test_files_beside_a_shard_are_read_no_further_than_they_can_be(tmp_path: Pat
 
 
 def test_a_link_in_place_of_keys_is_not_followed(tmp_path: Path) -> None:
-    shard = ShardInfo("train-00000-of-00001.tfrecord", 1, 40, "0" * 32, "00" * 8)
+    shard = ShardInfo(file="train-00000-of-00001.tfrecord", examples=1, bytes=40, hash="0" * 32, tail="00" * 8)
     (tmp_path / "index").mkdir()
     (tmp_path / "elsewhere").write_bytes(b"key\n")
     (tmp_path / "index/train-00000-of-00001.keys").symlink_to(tmp_path / "elsewhere")

@@ -190,7 +190,7 @@ def test_what_is_no_path_is_refused(path: Any) -> None:
 
 def test_uniting_is_in_the_order_given() -> None:
     """A pure function: nothing is opened."""
-    made = {name: readers.manifests.Manifest((), {"train": ()}) for name in ("b", "a")}
+    made = {name: readers.manifests.Manifest(features=(), splits={"train": ()}) for name in ("b", "a")}
     assert united(made).splits == {"train": ()}
 
 

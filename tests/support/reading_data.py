@@ -102,7 +102,9 @@ def _write_shard(out: Path, file: str, records: list[bytes], keys: list[bytes], 
     (out / manifest.index_name(file)).write_bytes(encode_index(sizes))
     (out / manifest.keys_name(file)).write_bytes(encode_keys(keys))
     digest = manifest.Hash(content).hexdigest()
-    return manifest.ShardInfo(file, len(records), len(content), digest, content[-8:].hex())
+    return manifest.ShardInfo(
+        file=file, examples=len(records), bytes=len(content), hash=digest, tail=content[-8:].hex()
+    )
 
 
 def _info(name: str, arrays: Arrays, stats: Mapping[str, Any] | None) -> manifest.FeatureInfo:
