@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from npy2tfrecord.checking.viewer import View, value_range
 from npy2tfrecord.commands import colors
 from npy2tfrecord.errors import display
 from npy2tfrecord.formats.example import LABEL
 from npy2tfrecord.formats.manifest import FILE_NAME, FeatureInfo, Histogram, Manifest, Skipped
 
 if TYPE_CHECKING:
+    from npy2tfrecord.checking.viewer import View
     from npy2tfrecord.conversion.surveyor import ScanReport
     from npy2tfrecord.planning.examples import Known
 
@@ -313,6 +313,8 @@ def reading_text(manifest: Manifest, out: str) -> str:
 
 def view_text(seen: View) -> str:
     """All that `show` shows of an example."""
+    from npy2tfrecord.checking.viewer import value_range  # and all that it needs, for this alone
+
     lines = [f"{display(seen.key)}: record {seen.record} of {seen.shard}"]
     if seen.label is not None:
         lines.append(f"label {seen.label}")

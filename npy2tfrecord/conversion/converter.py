@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from typing import TYPE_CHECKING
 
 from npy2tfrecord import __version__
 from npy2tfrecord.conversion.dispatcher import write_all
@@ -39,7 +40,6 @@ from npy2tfrecord.options import (
     parse_sources,
     with_splits_of,
 )
-from npy2tfrecord.output.bucket_workspace import BucketWorkspace
 from npy2tfrecord.output.workspace import Workspace
 from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.planning.earlier_sets import EarlierSets
@@ -53,6 +53,9 @@ from npy2tfrecord.sources.finder import Batch, collect, find, passed_over
 from npy2tfrecord.sources.scanner import Scan
 from npy2tfrecord.storage.kept import KeptFiles
 from npy2tfrecord.writing.shard_writer import ShardEntry
+
+if TYPE_CHECKING:
+    from npy2tfrecord.output.bucket_workspace import BucketWorkspace
 
 _SECONDS_FOR_PROCESSES = 0.1  # of work; less is done here sooner than worker processes are started
 _SECONDS_A_BYTE, _SECONDS_A_RECORD, _SECONDS_A_READ = 2.1e-9, 3e-6, 7e-6
@@ -285,10 +288,10 @@ class Conversion:
         workspace = self.workspace
         identity = self.options.scan_identity(self.sources, __version__)
         tick = partial(self._report_files, 0, 0)
-        if isinstance(workspace, BucketWorkspace):
-            scanned = workspace.shared_scan(identity, self.options, lambda: scan(lambda: None))
-        else:
+        if isinstance(workspace, Workspace):
             scanned = shared_scan(workspace, identity, self.options, scan, tick)
+        else:
+            scanned = workspace.shared_scan(identity, self.options, lambda: scan(lambda: None))
         planned, fingerprint = self._plan_scan(scanned)
         if not len(planned.examples):
             self.workspace.abandon()
@@ -475,6 +478,8 @@ def _place(out: str, options: Options) -> Workspace | BucketWorkspace:
     """The place to write to, on a disk or in a bucket."""
     part: tuple[int, int] | None = options.part  # type: ignore[assignment]  # it is parsed
     if is_bucket(out):
+        from npy2tfrecord.output.bucket_workspace import BucketWorkspace  # not read where it isn't needed
+
         return BucketWorkspace(out, options, part)
     if options.scratch is not None or options.assume_single_writer:
         raise UsageError("scratch and assume_single_writer go with an output in a bucket, such as s3://BUCKET/PREFIX")

@@ -17,7 +17,6 @@ import xxhash
 
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.dtypes import dtype_from_name, time_from_name
-from npy2tfrecord.formats.manifest_html import manifest_html
 
 FILE_NAME = "manifest.json"
 INDEX_DIR = "index"
@@ -232,6 +231,8 @@ class Manifest:
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
+        from npy2tfrecord.formats.manifest_html import manifest_html  # for notebooks alone
+
         return manifest_html(self)
 
     def encode(self) -> bytes:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib import metadata
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from npy2tfrecord.errors import ClusterError, Error, UsageError, WorkerError, display
@@ -72,7 +71,7 @@ def connected(backend: str, scheduler: str | None, jobs: int, sources: Sequence[
             client = stack.enter_context(_client(distributed, scheduler, jobs))
         _check_software(client)
         _check_all(client, _unseen, list(sources), problem=_UNSEEN)
-        needs = Needs(_minor(_PYTHON), metadata.version(PACKAGE), tuple(sources[:_SOURCES_WITH_TASK]))
+        needs = Needs(_minor(_PYTHON), _version(), tuple(sources[:_SOURCES_WITH_TASK]))
         previous = _needs.set(needs)
         try:
             yield
@@ -131,11 +130,18 @@ def _guarded(needs: Needs | None, function: Callable[..., Result], *arguments: A
     return function(*arguments)
 
 
+def _version() -> str:
+    """The version of this package that is installed here."""
+    from importlib import metadata  # takes 10 ms
+
+    return metadata.version(PACKAGE)
+
+
 def _unmet(needs: Needs) -> str:
     """What this worker lacks; nothing when it fits."""
     for name, expected, found in (
         ("python", needs.python, _minor(_PYTHON)),
-        (PACKAGE, needs.version, metadata.version(PACKAGE)),
+        (PACKAGE, needs.version, _version()),
     ):
         if found != expected:
             return f"has {name} {found}; expected {expected}"
