@@ -68,7 +68,7 @@ def _copy(source: Path, out: Path, limit: int | None) -> Sequence[str | Path]:
 
 def _ours(program: str | Path) -> Callable[[Path, Path, int | None], Sequence[str | Path]]:
     def command(source: Path, out: Path, limit: int | None) -> Sequence[str | Path]:
-        options = {"rows.npy": ["--rows"], "members.npz": []}.get(source.name, [])
+        options = {"rows.npy": ["--rows"], "members.npz": ["--members"]}.get(source.name, [])
         return [program, "convert", source, out, "--quiet", *options]
 
     return command
