@@ -314,3 +314,14 @@ def test_a_page_shows_the_arrays_of_a_bucket(command: Command, s3: ObjectServer,
     command.ok("scan", "--html", tmp_path / "local.html", local / "small")
     pages = [(tmp_path / f"{name}.html").read_text() for name in ("bucket", "local")]
     assert pages[0].replace(f"{root}/small", "SOURCE") == pages[1].replace(str(local / "small"), "SOURCE")
+
+
+def test_a_dask_cluster_reads_a_bucket(command: Command, s3: ObjectServer, local: Path, tmp_path: Path) -> None:
+    pytest.importorskip("distributed")
+    root, out = s3.upload(local), f"{s3.url}/{s3.new_prefix()}/out"
+    words = ("--num-shards", 3, "--rank", 2)
+    command.ok("convert", "--backend", "dask", "--jobs", 2, *words, f"{root}/odd", out)
+    command.ok("convert", *words, local / "odd", tmp_path / "out")
+    place = Prefix(out)
+    found = {info.name: place.read(info.name, limit=info.size) for info in place.list_objects()}
+    assert found == tree(tmp_path / "out")
