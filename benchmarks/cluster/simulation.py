@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from npy2tfrecord import syscalls
 from npy2tfrecord.formats import manifest
 from npy2tfrecord.output.workspace import Workspace
-from npy2tfrecord.writing.shard_writer import ShardEntry
+from npy2tfrecord.writing.shard_entry import ShardEntry
 
 SHARD_BYTES = 128e6
 DATA_BYTES = 10e12

@@ -14,7 +14,7 @@ from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.plan import Plan, ShardSpec
 from npy2tfrecord.storage.set_files import files_of, sequential
-from npy2tfrecord.writing.shard_writer import encode_shard
+from npy2tfrecord.writing.shard_encoder import encode_shard
 
 _PIECE_BYTES = 1 << 20
 

@@ -32,7 +32,7 @@ from npy2tfrecord.options import Path as AnyPath
 from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.storage import set_files
 from npy2tfrecord.storage.set_files import SetFiles, sequential
-from npy2tfrecord.writing.shard_writer import forget_buffers
+from npy2tfrecord.writing.encoding import forget_buffers
 
 _BYTES_FOR_PROCESSES = 48 * 10**6
 _SHOWN = 20

@@ -52,7 +52,7 @@ from npy2tfrecord.planning.records import MergePlan
 from npy2tfrecord.sources.finder import Batch, collect, find, passed_over
 from npy2tfrecord.sources.scanner import Scan
 from npy2tfrecord.storage.kept import KeptFiles
-from npy2tfrecord.writing.shard_writer import ShardEntry
+from npy2tfrecord.writing.shard_entry import ShardEntry
 
 if TYPE_CHECKING:
     from npy2tfrecord.output.bucket_workspace import BucketWorkspace

@@ -14,7 +14,9 @@ from npy2tfrecord.options import Options
 from npy2tfrecord.output.place import OutputPlace, check_rewritten
 from npy2tfrecord.planning.plan import Plan, ShardSpec
 from npy2tfrecord.planning.records import CopySpec, MergePlan
-from npy2tfrecord.writing.shard_writer import ShardEntry, forget_buffers, write_shard
+from npy2tfrecord.writing.encoding import forget_buffers
+from npy2tfrecord.writing.shard_entry import ShardEntry
+from npy2tfrecord.writing.shard_writer import write_shard
 
 
 def write_all(

@@ -17,7 +17,7 @@ from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.plan import Arrangement, Plan
 from npy2tfrecord.planning.records import MergePlan
 from npy2tfrecord.sources.record_sets import RecordTable
-from npy2tfrecord.writing.shard_writer import ShardEntry
+from npy2tfrecord.writing.shard_entry import ShardEntry
 from npy2tfrecord.writing.statistics import Moments
 
 

@@ -27,7 +27,7 @@ from npy2tfrecord.planning.records import MergePlan, Records, plan_merge
 from npy2tfrecord.planning.united import unite
 from npy2tfrecord.sources.record_sets import load_manifests, load_records, read_labels
 from npy2tfrecord.writing.shard_copier import unpack_shard
-from npy2tfrecord.writing.shard_writer import ShardEntry
+from npy2tfrecord.writing.shard_entry import ShardEntry
 
 
 def merge(

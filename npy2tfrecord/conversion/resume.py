@@ -14,7 +14,7 @@ from npy2tfrecord.output.place import Candidate, Jobs, OutputPlace
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.plan import Plan
 from npy2tfrecord.planning.records import MergePlan
-from npy2tfrecord.writing.shard_writer import ShardEntry
+from npy2tfrecord.writing.shard_entry import ShardEntry
 
 Entries = dict[str, ShardEntry]  # by the shard's file
 

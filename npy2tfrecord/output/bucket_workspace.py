@@ -38,7 +38,7 @@ from npy2tfrecord.output.workspace import check_room
 from npy2tfrecord.sources.scan_file import decode_scan, encode_scan
 from npy2tfrecord.sources.scanner import Scan
 from npy2tfrecord.storage.objects import ObjectInfo, Prefix
-from npy2tfrecord.writing.shard_writer import ShardEntry, Upload
+from npy2tfrecord.writing.shard_entry import ShardEntry, Upload
 
 _PLAN, _SCAN = f"{DIRECTORY}/plan.json", f"{DIRECTORY}/scan"
 _MOST_SCAN_BYTES = 2**34

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from typing import Any
 
 from npy2tfrecord.formats.manifest import Hash, ShardInfo, Skipped
-from npy2tfrecord.writing.shard_writer import ShardEntry, Upload
+from npy2tfrecord.writing.shard_entry import ShardEntry, Upload
 
 
 def parse_plan(data: bytes) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from npy2tfrecord.formats.manifest import Manifest, ShardInfo
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.plan import ShardSpec
 from npy2tfrecord.planning.records import CopySpec
-from npy2tfrecord.writing.shard_writer import ShardEntry
+from npy2tfrecord.writing.shard_entry import ShardEntry
 
 DIRECTORY = ".npy2tfrecord"  # of a run's own files, in the output
 NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt", "croissant.json")

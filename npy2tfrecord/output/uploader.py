@@ -18,7 +18,7 @@ from npy2tfrecord.output.scratch import Scratch
 from npy2tfrecord.planning.plan import ShardSpec
 from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.storage.objects import Prefix
-from npy2tfrecord.writing.shard_writer import ShardEntry, Upload
+from npy2tfrecord.writing.shard_entry import ShardEntry, Upload
 
 _READ_BYTES = 16 * 2**20  # at a time, of what is read back
 

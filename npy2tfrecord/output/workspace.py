@@ -31,7 +31,7 @@ from npy2tfrecord.output.journal import decode_entries, encode_entries, parse_pl
 from npy2tfrecord.output.place import DIRECTORY, NEIGHBOURS, SHARD, Candidate, Jobs, Write
 from npy2tfrecord.planning.plan import ShardSpec
 from npy2tfrecord.planning.records import CopySpec
-from npy2tfrecord.writing.shard_writer import ShardEntry
+from npy2tfrecord.writing.shard_entry import ShardEntry
 
 _PLAN, _JOURNAL, _LOCK, _SCAN, _SCANNING = "plan.json", "journal", "lock", "scan", "scanning"
 _LOCK_ATTEMPTS = 20

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import npy2tfrecord
 from npy2tfrecord.errors import InputError, UsageError
 from npy2tfrecord.sources import array_reader
-from npy2tfrecord.writing import shard_writer
+from npy2tfrecord.writing import encoding
 
 RNG = np.random.default_rng(6)
 ARRAYS = {"x": RNG.normal(size=(6, 5)).astype(np.float32), "y": np.arange(6), "z": np.array(2.5)}
@@ -79,7 +79,7 @@ def test_stored_and_deflated_give_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_members_larger_than_the_buffer_are_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_writer, "BUFFER_BYTES", 4096)
+    monkeypatch.setattr(encoding, "BUFFER_BYTES", 4096)
     array = RNG.integers(0, 9, (300, 70))
     for kind, saver in SAVERS.items():
         for order in "CF":

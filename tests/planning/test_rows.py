@@ -21,7 +21,7 @@ from npy2tfrecord.formats.npy import header_size, parse_header
 from npy2tfrecord.sources import array_reader
 from npy2tfrecord.sources.cast import Cast
 from npy2tfrecord.storage.open_files import stamp
-from npy2tfrecord.writing import shard_writer
+from npy2tfrecord.writing import encoding
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(57, 4, 3)).astype(np.float32)
@@ -192,7 +192,7 @@ def test_fortran_order_stays_within_the_stated_memory(tmp_path: Path, shape: tup
 def test_files_that_must_be_passed_over_are_passed_over_seldom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, order: Any, deflated: bool
 ) -> None:
-    monkeypatch.setattr(shard_writer, "BUFFER_BYTES", 4_000)
+    monkeypatch.setattr(encoding, "BUFFER_BYTES", 4_000)
     monkeypatch.setattr(array_reader, "BLOCK_BYTES", 10_000)
     array = np.asarray(RNG.integers(0, 99, (2000, 8)), order=order)
     (np.savez_compressed if deflated else np.savez)(tmp_path / "X.npz", x=array)
@@ -223,7 +223,7 @@ def test_files_that_must_be_passed_over_are_passed_over_seldom(
 
 def test_shuffled_rows_are_read_forward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within each filling of the buffer a file is read from its start to its end, whatever order the records have."""
-    monkeypatch.setattr(shard_writer, "BUFFER_BYTES", 16_000)
+    monkeypatch.setattr(encoding, "BUFFER_BYTES", 16_000)
     array = RNG.normal(size=(2000, 8)).astype(np.float32)
     save(tmp_path, {"X": array})
     offsets: dict[int, list[int]] = defaultdict(list)
@@ -273,12 +273,12 @@ def test_a_large_array_is_never_held(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert made.examples == 4096
-    assert peak < 4 * shard_writer.BUFFER_BYTES
+    assert peak < 4 * encoding.BUFFER_BYTES
 
 
 def test_rows_larger_than_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shard_writer, "BUFFER_BYTES", 1000)
-    monkeypatch.setattr(shard_writer, "LARGE_BUFFER_BYTES", 1000)
+    monkeypatch.setattr(encoding, "BUFFER_BYTES", 1000)
+    monkeypatch.setattr(encoding, "LARGE_BUFFER_BYTES", 1000)
     array = RNG.normal(size=(9, 700))
     for order in "CF":
         save(tmp_path, {"X": np.asarray(array, order=order)})  # type: ignore[call-overload]
@@ -293,7 +293,7 @@ def test_file_that_is_lost_while_converting_ends_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer: int
 ) -> None:
     """Neither an endless attempt nor rows of it in the output."""
-    monkeypatch.setattr(shard_writer, "BUFFER_BYTES", buffer)
+    monkeypatch.setattr(encoding, "BUFFER_BYTES", buffer)
     save(tmp_path / "x", {"1": X, "2": X, "3": X})
     real = converter.plan
 

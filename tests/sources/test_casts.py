@@ -21,7 +21,7 @@ import npy2tfrecord
 from npy2tfrecord.errors import InputError, UsageError
 from npy2tfrecord.formats.dtypes import EXTENSION_NAMES, SUPPORTED_NAMES, dtype_from_name
 from npy2tfrecord.sources.cast import Cast
-from npy2tfrecord.writing import shard_writer
+from npy2tfrecord.writing import encoding
 
 NAMES = SUPPORTED_NAMES + EXTENSION_NAMES
 REAL = [name for name in NAMES if not name.startswith("complex")]
@@ -225,7 +225,7 @@ def test_overflow_names_the_row(tmp_path: Path, command: Command) -> None:
 def test_count_is_of_the_whole_array_however_large(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch, rows: bool
 ) -> None:
-    monkeypatch.setattr(shard_writer, "BUFFER_BYTES", 1000)
+    monkeypatch.setattr(encoding, "BUFFER_BYTES", 1000)
     array = np.ones((3, 5000))
     array[1, ::7] = 1e9
     save(tmp_path, {"X": array})

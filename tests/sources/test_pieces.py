@@ -18,7 +18,7 @@ import npy2tfrecord
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError
 from npy2tfrecord.sources import array_reader
-from npy2tfrecord.writing import shard_writer
+from npy2tfrecord.writing import encoding
 
 SHAPES = st.integers(1, 5).flatmap(
     lambda rank: st.lists(st.tuples(*[st.integers(0, 9)] * rank), min_size=1, max_size=6)
@@ -59,7 +59,7 @@ def test_arrays_read_in_pieces_are_whole(
                 form = forms[(i + f) % len(forms)]
                 write_npy(root / f"f{f}" / f"{i}.npy", values_of(dtype, shape, i), form)
         with (
-            mock.patch.object(shard_writer, "BUFFER_BYTES", buffer),
+            mock.patch.object(encoding, "BUFFER_BYTES", buffer),
             mock.patch.multiple(array_reader, BLOCK_BYTES=block, _RUN_BYTES=run, _CAST_BYTES=64),
         ):
             npy2tfrecord.convert(
@@ -84,7 +84,7 @@ def test_statistics_of_arrays_read_in_pieces_are_whole(buffer: int, last: int, t
     (tmp_path / "source").mkdir()
     for i, array in enumerate(arrays):
         np.save(tmp_path / "source" / f"{i}.npy", array)
-    with mock.patch.object(shard_writer, "BUFFER_BYTES", buffer):
+    with mock.patch.object(encoding, "BUFFER_BYTES", buffer):
         made = npy2tfrecord.convert(tmp_path / "source", tmp_path / "out", jobs=1, fsync=False, stats=True)
     values = np.concatenate(arrays) if last <= 64 else np.concatenate([array.reshape(-1, 1) for array in arrays])
     stats = made.features[0].stats
@@ -98,7 +98,7 @@ def test_statistics_of_arrays_read_in_pieces_are_whole(buffer: int, last: int, t
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.name)
 def test_arrays_larger_than_the_buffer_as_it_is_come_back(tmp_path: Path, form: Form) -> None:
     array = values_of("float64", (3, 1100, 701), 5)
-    assert array.nbytes > shard_writer.BUFFER_BYTES
+    assert array.nbytes > encoding.BUFFER_BYTES
     write_npy(tmp_path / "source" / "a.npy", array, form)
     write_npy(tmp_path / "source" / "b.npy", array[:, ::2, ::2].copy(), form)
     npy2tfrecord.convert(tmp_path / "source", tmp_path / "out", jobs=1, fsync=False, num_shards=1)
@@ -113,7 +113,7 @@ def test_large_array_that_fails_halfway_is_told_or_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, skip: bool, place: int
 ) -> None:
     """The record has begun to be written when its source turns out to be unreadable: the shard starts again."""
-    monkeypatch.setattr(shard_writer, "BUFFER_BYTES", 256)
+    monkeypatch.setattr(encoding, "BUFFER_BYTES", 256)
     for i in range(3):
         write_npy(tmp_path / "source" / f"{i}.npy", values_of("uint8", (1000,), i))
     real = array_reader.ArrayReader._read_raw
@@ -170,7 +170,7 @@ def test_rows_of_a_file_that_changed_meanwhile_are_all_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """That it changed is known only when it is closed, and by then rows of it may have been written."""
-    monkeypatch.setattr(shard_writer, "BUFFER_BYTES", 512)
+    monkeypatch.setattr(encoding, "BUFFER_BYTES", 512)
     for i in range(3):
         write_npy(tmp_path / "source" / f"{i}.npy", values_of("int16", (20, 10), i))
     real, closed = array_reader.ArrayReader.finish, []

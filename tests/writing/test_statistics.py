@@ -91,9 +91,9 @@ def test_the_same_bytes_for_any_number_of_jobs_and_a_resume(tmp_path: Path) -> N
 
 
 def test_large_arrays_that_pass_through_the_buffer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from npy2tfrecord.writing import shard_writer
+    from npy2tfrecord.writing import encoding
 
-    monkeypatch.setattr(shard_writer, "BUFFER_BYTES", 1000)
+    monkeypatch.setattr(encoding, "BUFFER_BYTES", 1000)
     array = np.random.default_rng(0).standard_normal((100, 3))
     np.save(tmp_path / "x.npy", array)
     manifest = convert(tmp_path / "x.npy", tmp_path / "out", stats=True)
