@@ -14,9 +14,10 @@ from benchmarks import parts
 from benchmarks.cloud import contest, tables
 from benchmarks.cloud.contest import DELAYS, PEERS, SETS, Places, Profile
 from benchmarks.environment import memory_directory
+from benchmarks.machine import end_in_order
 from benchmarks.parts import Benchmark, Part
 
-QUICK = Profile(scale=0.1, runs=1, peer_part=0.25, peer_delays=(5,))
+QUICK = Profile(scale=0.1, runs=1, converting_peer_delays=(5,), reading_peer_delays=())
 
 
 def main() -> None:
@@ -25,6 +26,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, help="of ours and of obstore alone; the median counts (3)")
     parser.add_argument("--peers", default=",".join(each.name for each in PEERS), help="%(default)s")
     given = parser.parse_args()
+    end_in_order()
     profile = QUICK if given.quick else Profile()
     profile.runs = given.runs or profile.runs
     profile.peers = [each for each in PEERS if each.name in given.peers.split(",")]

@@ -11,6 +11,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -72,9 +73,9 @@ class Profile:
 
     scale: float = 1.0
     runs: int = 3
-    peer_part: float = 1.0  # of PEER_FILES
-    peer_delays: Sequence[int] = DELAYS  # at which they convert
+    seconds: float = 30  # after which a contest begins no further round
     peers: Sequence[Peer] = PEERS
+    converting_peer_delays: Sequence[int] = (0, 30)
     reading_peer_delays: Sequence[int] = (5,)
 
 
@@ -90,11 +91,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Ratio:
-    """A comparison of speeds: `name` is so many times as fast as the fastest of the others."""
+    """A comparison of speeds: `name` is so many times as fast as the fastest of others, or as all after each other."""
 
     title: str
     name: str
     others: Sequence[str]
+    of: Callable[[list[float]], float] = min  # their seconds
 
 
 @dataclass
@@ -159,22 +161,19 @@ class Places:
         self.running.close()
 
 
-def hold(entries: Sequence[Entry], ratios: Sequence[Ratio], runs: int) -> dict[str, Any]:
+def hold(entries: Sequence[Entry], ratios: Sequence[Ratio], profile: Profile) -> dict[str, Any]:
     """Run contestants in turn; returns what came out, ready for JSON."""
     results: dict[str, Any] = {each.name: {"title": each.title, "runs": []} for each in entries}
-    for number in range(runs):
+    started = time.monotonic()
+    for number in range(profile.runs):
+        if number and time.monotonic() - started > profile.seconds:
+            break
         for each in entries:
-            result = results[each.name]
-            if "failed" in result or (number and each.once):
-                continue
-            try:
-                seconds = each.take()
-            except Failed as error:
-                say(f"  {each.name}: {error}")
-                result["failed"] = last_line(str(error))
-                continue
-            result["runs"].append(seconds)
-            say(f"  {each.name}: {seconds:.2f} s")
+            if not each.once:
+                _take(each, results[each.name])
+    for each in entries:
+        if each.once:
+            _take(each, results[each.name])
     for result in results.values():
         if "failed" not in result:
             result["seconds"] = statistics.median(result["runs"])
@@ -183,8 +182,22 @@ def hold(entries: Sequence[Entry], ratios: Sequence[Ratio], runs: int) -> dict[s
         ours = results[ratio.name].get("seconds")
         others = [results[name]["seconds"] for name in ratio.others if results.get(name, {}).get("seconds")]
         if ours and others:
-            found[ratio.title] = min(others) / ours
+            found[ratio.title] = ratio.of(others) / ours
     return {"results": results, "ratios": found}
+
+
+def _take(each: Entry, result: dict[str, Any]) -> None:
+    """Run a contestant once, unless it failed before."""
+    if "failed" in result:
+        return
+    try:
+        seconds = each.take()
+    except Failed as error:
+        say(f"  {each.name}: {error}")
+        result["failed"] = last_line(str(error))
+        return
+    result["runs"].append(seconds)
+    say(f"  {each.name}: {seconds:.2f} s")
 
 
 # --- converting --------------------------------------------------------------------------------------
@@ -201,7 +214,7 @@ def convert(name: str, milliseconds: int, profile: Profile, places: Places) -> d
     data, source = prepare(name, profile, places)
     server = places.server()
     server.upload(source, name)
-    peers = profile.peers if milliseconds in profile.peer_delays else ()
+    peers = profile.peers if milliseconds in profile.converting_peer_delays else ()
     with server.late(milliseconds) as env:
 
         def ours() -> float:
@@ -211,11 +224,13 @@ def convert(name: str, milliseconds: int, profile: Profile, places: Places) -> d
             return seconds
 
         def peer(each: Peer) -> float:
-            limit = min(data.files, round(PEER_FILES[name] * profile.peer_part))
-            if each.name not in places.starts:
+            limit = min(data.files, PEER_FILES[name])
+            if limit < data.files and each.name not in places.starts:
                 places.starts[each.name] = _convert_by(each, name, START_FILES, places, env)
             seconds = _convert_by(each, name, limit, places, env)
             _check(each.reader, source, places.out, limit)
+            if limit == data.files:
+                return seconds
             start = min(places.starts[each.name], seconds)
             return start + (seconds - start) * data.files / limit
 
@@ -228,7 +243,7 @@ def convert(name: str, milliseconds: int, profile: Profile, places: Places) -> d
             Ratio("npy2tfrecord's speed, of the 128 threads'", "ours", ("get",)),
             Ratio("npy2tfrecord's speed, of the best peer's", "ours", [each.name for each in peers]),
         )
-        found = hold(entries, ratios, profile.runs)
+        found = hold(entries, ratios, profile)
     clear(places.out)
     return {"title": f"{_title(data)} converted", "files": data.files, "milliseconds": milliseconds, **found}
 
@@ -293,8 +308,11 @@ def put(milliseconds: int, profile: Profile, places: Places) -> dict[str, Any]:
             Entry("put", "obstore's put of the same shards, made before", plain),
             Entry("local", "npy2tfrecord, local files into a local directory", local),
         ]
-        ratios = (Ratio("npy2tfrecord's speed, of obstore's put", "ours", ("put",)),)
-        found = hold(entries, ratios, profile.runs)
+        ratios = (
+            Ratio("npy2tfrecord's speed, of obstore's put", "ours", ("put",)),
+            Ratio("of converting into a directory and then putting", "ours", ("put", "local"), sum),
+        )
+        found = hold(entries, ratios, profile)
     clear(places.out)
     places.end_server()  # what was deleted still takes its space
     return {"title": f"{_title(data)} converted into a bucket", "milliseconds": milliseconds, **found}
@@ -368,7 +386,7 @@ def read(name: str, milliseconds: int, profile: Profile, places: Places) -> dict
             Ratio("second epoch's speed, of a local set's", "second", ("local",)),
             Ratio("first epoch's speed, of the best peer's", "ours", [each.name for each in peers]),
         )
-        found = hold(entries, ratios, profile.runs)
+        found = hold(entries, ratios, profile)
         words = [sys.executable, PROBE, "ArraySource", url, str(batch), str(RANDOM_SECONDS)]
         at_random = _last_json(run(words, env={**env, "PYTHONPATH": str(ROOT)}).output)
     clear(cache)

@@ -33,7 +33,7 @@ def show(name: str, found: dict[str, Any]) -> str:
 def page(report: dict[str, Any]) -> str:
     """All of it: a table for each contest, delays side by side."""
     contests: dict[str, list[dict[str, Any]]] = {}
-    for name, found in report["parts"].items():
+    for found in report["parts"].values():
         if "results" in found:
             contests.setdefault(found["title"], []).append(found)
     shown = [_side_by_side(each) for each in contests.values()]

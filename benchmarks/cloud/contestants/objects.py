@@ -94,9 +94,7 @@ def delete(store: Any, prefix: str) -> None:
     obstore.delete(store, [f"{prefix}/{name}" for name, _ in names(store, prefix)])
 
 
-WORKS: dict[str, Callable[..., None]] = {
-    each.__name__: each for each in (get, put, download, compare, delete)
-}
+WORKS: dict[str, Callable[..., None]] = {each.__name__: each for each in (get, put, download, compare, delete)}
 
 
 def main() -> None:

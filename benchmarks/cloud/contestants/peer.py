@@ -1,8 +1,8 @@
-"""The peers, each as its guide says: `peer.py convert KIND PREFIX OUT [LIMIT]` or `peer.py read KIND PREFIX DIRECTORY BATCH`.
+"""The peers: `peer.py convert KIND PREFIX OUT LIMIT` or `peer.py read KIND PREFIX DIRECTORY BATCH`.
 
 Objects are fetched by 32 threads in each of two processes, by what the peer itself uses for S3, so that the peers wait
-for the server as little as ours. `read` prints the seconds of an epoch, the number of arrays and the sum of their first
-values.
+for the server no more than they must. `read` prints the seconds of an epoch, the number of arrays and the sum of their
+first values.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def write_mds(keys: list[str], out: str) -> None:
             writer.write({"key": key, "array": array})
 
 
-def convert_mds(prefix: str, out: str, limit: int | None) -> None:
+def convert_mds(prefix: str, out: str, limit: int) -> None:
     from streaming.base.util import merge_index
 
     keys = keys_below(prefix)[:limit]
@@ -79,7 +79,7 @@ def litdata_group(keys: list[str]) -> Iterator[dict[str, Any]]:
         yield {"key": key, "array": array}
 
 
-def convert_litdata(prefix: str, out: str, limit: int | None) -> None:
+def convert_litdata(prefix: str, out: str, limit: int) -> None:
     from litdata import optimize
 
     keys = keys_below(prefix)[:limit]
@@ -106,7 +106,7 @@ def write_by_hand(keys: list[str], prefix: str, out: str) -> None:
                 writer.write(serialized(name, np.load(io.BytesIO(data))))
 
 
-def convert_by_hand(prefix: str, out: str, limit: int | None) -> None:
+def convert_by_hand(prefix: str, out: str, limit: int) -> None:
     from joblib import Parallel, delayed
 
     keys = sorted(file_system().find(f"{BUCKET}/{prefix}"))[:limit]
@@ -134,7 +134,10 @@ def read_mds(prefix: str, directory: str, batch: int) -> Iterable[np.ndarray]:
 
 def read_litdata(prefix: str, directory: str, batch: int) -> Iterable[np.ndarray]:
     from litdata import StreamingDataLoader, StreamingDataset
+    from litdata.streaming import downloader
 
+    # Chunks come by a client that refuses a server without TLS, whatever `storage_options` say; it has no option.
+    downloader._OBSTORE_CLIENT_OPTIONS["allow_http"] = True
     dataset: Any = StreamingDataset(
         f"s3://{BUCKET}/{prefix}",
         cache_dir=directory,
@@ -163,7 +166,7 @@ def read_by_hand(prefix: str, directory: str, batch: int) -> Iterable[np.ndarray
         yield np.stack(held)
 
 
-CONVERT: dict[str, Callable[[str, str, int | None], None]] = {
+CONVERT: dict[str, Callable[[str, str, int], None]] = {
     "litdata": convert_litdata,
     "mds": convert_mds,
     "by-hand": convert_by_hand,
@@ -179,7 +182,7 @@ IMPORTS = {"litdata": "litdata", "mds": "streaming", "by-hand": "tensorflow"}
 def main() -> None:
     work, kind, prefix, directory, *numbers = sys.argv[1:]
     if work == "convert":
-        CONVERT[kind](prefix, directory, int(numbers[0]) if numbers else None)
+        CONVERT[kind](prefix, directory, int(numbers[0]))
         return
     __import__(IMPORTS[kind])  # as with ours, loading the library is no part of the epoch
     os.makedirs(directory)
