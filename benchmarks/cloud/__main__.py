@@ -12,12 +12,12 @@ import shutil
 
 from benchmarks import parts
 from benchmarks.cloud import contest, tables
-from benchmarks.cloud.contest import DELAYS, PEERS, SETS, Places, Profile
+from benchmarks.cloud.contest import PEERS, SETS, Places, Profile
 from benchmarks.environment import memory_directory
 from benchmarks.machine import end_in_order
 from benchmarks.parts import Benchmark, Part
 
-QUICK = Profile(scale=0.1, runs=1, converting_peer_delays=(5,), reading_peer_delays=())
+QUICK = Profile(scale=0.1, runs=1, delays=(0, 30), converting_peer_delays=(0,), reading_peer_delays=())
 
 
 def main() -> None:
@@ -38,9 +38,9 @@ def main() -> None:
         Part(f"{name}/{what}-{each}ms", functools.partial(take, name, each, profile, places))
         for name in SETS
         for what, take in (("convert", contest.convert), ("read", contest.read))
-        for each in DELAYS
+        for each in profile.delays
     ]
-    found += [Part(f"put/{each}ms", functools.partial(contest.put, each, profile, places)) for each in DELAYS]
+    found += [Part(f"put/{each}ms", functools.partial(contest.put, each, profile, places)) for each in profile.delays]
 
     def leave(_: str) -> None:
         places.end_server()

@@ -39,6 +39,7 @@ BUCKET = "s3://test"
 START_FILES = 8
 BATCH = {"small": 256, "large": 32}
 RANDOM_SECONDS = 3
+SHARDS: dict[str, tuple[str, ...]] = {"small": (), "large": ("--num-shards", "8")}  # of a part, as many as of the whole
 
 SETS = {
     each.name: each
@@ -73,6 +74,7 @@ class Profile:
 
     scale: float = 1.0
     runs: int = 3
+    delays: Sequence[int] = DELAYS
     seconds: float = 30  # after which a contest begins no further round
     peers: Sequence[Peer] = PEERS
     converting_peer_delays: Sequence[int] = (0, 30)
@@ -290,13 +292,13 @@ def put(milliseconds: int, profile: Profile, places: Places) -> dict[str, Any]:
             _objects("delete", prefix, env=direct)
 
         def ours() -> float:
-            seconds = run([OURS, "convert", source, f"{BUCKET}/ours", "--quiet"], env=env).seconds
+            seconds = run([OURS, "convert", source, f"{BUCKET}/ours", "--quiet", *SHARDS["large"]], env=env).seconds
             removed("ours")
             return seconds
 
         def local() -> float:
             clear(places.out)
-            return run([OURS, "convert", source, places.out, "--quiet"]).seconds
+            return run([OURS, "convert", source, places.out, "--quiet", *SHARDS["large"]]).seconds
 
         def plain() -> float:
             seconds = _objects("put", "plain", shards, env=env)
@@ -322,7 +324,7 @@ def _shards(name: str, source: Path, places: Places) -> Path:
     """The set as shards of this machine, made once."""
     out = places.data / f"{name}-shards"
     if not out.exists():
-        run([OURS, "convert", source, out, "--quiet"])
+        run([OURS, "convert", source, out, "--quiet", *SHARDS[name]])
     return out
 
 
