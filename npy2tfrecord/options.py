@@ -142,6 +142,8 @@ def _parse_jobs(value: Any, option: str) -> int:
     return jobs
 
 
+_WILDCARD = re.compile(rb"[*?\[]")
+
 _Parser = Callable[[Any, str], Any]
 
 
@@ -258,7 +260,11 @@ def anchored(sources: tuple[Source, ...], backend: str) -> tuple[Source, ...]:
     """The sources by absolute paths where workers may be in another directory: those of a cluster."""
     if backend in LOCAL_BACKENDS:
         return sources
-    return tuple(source._replace(path=os.path.join(os.getcwdb(), source.path)) for source in sources)
+    here = os.getcwdb()
+    return tuple(
+        source if is_bucket(source.path) else source._replace(path=os.path.join(here, source.path))
+        for source in sources
+    )
 
 
 def with_splits_of(sources: tuple[Source, ...], options: Options) -> Options:
@@ -288,25 +294,42 @@ def _split_of(name: str) -> tuple[str, str | None]:
     return (feature, split) if colon and SPLIT_PATTERN.fullmatch(split) else (name, None)
 
 
-def _locate(place: Path, feature: str | None, split: str | None) -> Source:
-    """The source at a path, `PATH[MEMBER]` or `DIR:GLOB`; what exists by the whole name is a path."""
-    path = os.fsencode(local_path(place, "source"))
-    if isinstance(place, os.PathLike) or os.path.lexists(path):
+def _locate(given: Path, feature: str | None, split: str | None) -> Source:
+    """The source at a path, `PATH[MEMBER]` or `DIR:GLOB`; what exists by the whole name is a path.
+
+    In a bucket nobody asks what exists: what ends in brackets names a member, and a glob has a wildcard in it.
+    """
+    path = os.fsencode(parse_place(given, "source"))
+    if isinstance(given, os.PathLike) or os.path.lexists(path):
         return Source(feature, path, split=split)
-    bracket = path.find(b"[") if path.endswith(b"]") else -1
-    while bracket >= 0 and path[:bracket][-4:].lower() != b".npz" and not os.path.isdir(path[:bracket]):
-        bracket = path.find(b"[", bracket + 1)
+    bracket = _member_bracket(path)
     if 0 < bracket < len(path) - 2:
         member = os.fsdecode(path[bracket + 1 : -1])
         if feature is None and not FEATURE_PATTERN.fullmatch(member):
             raise UsageError(f"source {display(path)}: the member's name can't be a feature's; give it one, NAME=PATH")
         return _locate(path[:bracket], feature or member, split)._replace(member=member)
-    colon = path.find(b":")
-    while colon >= 0 and not os.path.isdir(path[:colon]):
-        colon = path.find(b":", colon + 1)
+    colon = _glob_colon(path)
     if 0 < colon < len(path) - 1:
         return Source(feature, path[:colon], glob=os.fsdecode(path[colon + 1 :]), split=split)
     return Source(feature, path, split=split)
+
+
+def _member_bracket(path: bytes) -> int:
+    """Where the name of a member begins, with a bracket; -1 without one."""
+    if not path.endswith(b"]"):
+        return -1
+    places = [at for at, each in enumerate(path) if each == ord("[")]
+    if not is_bucket(path):
+        return next((at for at in places if path[:at][-4:].lower() == b".npz" or os.path.isdir(path[:at])), -1)
+    return next((at for at in places if path[:at][-4:].lower() == b".npz"), places[-1] if places else -1)
+
+
+def _glob_colon(path: bytes) -> int:
+    """Where the pattern of a directory's files begins, behind a colon; -1 without one."""
+    places = [at for at, each in enumerate(path) if each == ord(":")]
+    if not is_bucket(path):
+        return next((at for at in places if os.path.isdir(path[:at])), -1)
+    return places[-1] if len(places) > 1 and _WILDCARD.search(path, places[-1]) else -1
 
 
 def check_feature_name(name: str) -> None:
@@ -417,7 +440,7 @@ class Options:
     def scan_identity(self, sources: Iterable[Source], version: str) -> str:
         """What a scan depends on besides the files themselves, as a hash: only with the same can it be shared."""
         places = [[None if part is None else str(part) for part in source] for source in sources]
-        above = [os.fsdecode(os.path.abspath(source.path)) for source in sources]
+        above = [absolute_place(os.fsdecode(source.path)) for source in sources]
         return str(Hash(json.dumps([version, places, above, self.files_from, self.shaping()]).encode()).hexdigest())
 
     def shaping(self) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from npy2tfrecord.formats.manifest import Manifest
 from npy2tfrecord.formats.shard import array_of, key_of, label_of
 from npy2tfrecord.formats.tfrecord import unframe
 from npy2tfrecord.storage.in_flight import InFlight
-from npy2tfrecord.storage.set_files import OpenFile
+from npy2tfrecord.storage.open_files import OpenFile
 from readers import splits
 from readers.manifests import Paths, find_sets, load_manifest
 from readers.options import Features, ReadOptions

@@ -13,7 +13,7 @@ from npy2tfrecord.conversion.surveyor import survey
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.formats.manifest import FeatureInfo, Manifest, ShardInfo, shard_name
 from npy2tfrecord.options import Options, parse_sources, with_splits_of
-from npy2tfrecord.paths import local_path
+from npy2tfrecord.paths import is_bucket, local_path
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
@@ -70,6 +70,8 @@ def load_npy(
         missing=missing, void_dtype=void_dtype,
     )  # fmt: skip
     parsed = parse_sources(sources)
+    if url := next((os.fsdecode(source.path) for source in parsed if is_bucket(source.path)), None):
+        raise UsageError(f"{url}: files in a bucket can't be read in place; convert them, or copy them to a disk")
     source_options = with_splits_of(parsed, source_options)
     scanned = survey(find(parsed, source_options), source_options)
     examples = join(scanned, source_options)

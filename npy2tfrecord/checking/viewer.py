@@ -34,7 +34,8 @@ from npy2tfrecord.sources.array_reader import ArrayReader
 from npy2tfrecord.sources.cast import Cast
 from npy2tfrecord.sources.table import SourceTable
 from npy2tfrecord.storage import set_files
-from npy2tfrecord.storage.set_files import OpenFile, SetFiles, sequential
+from npy2tfrecord.storage.open_files import OpenFile
+from npy2tfrecord.storage.set_files import SetFiles, sequential
 
 _MAX_SAMPLED_BYTES = 64 * 2**20  # larger examples are left out of a sample
 _THREADS = 16  # that look for a key, each in a shard

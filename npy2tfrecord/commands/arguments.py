@@ -117,7 +117,7 @@ def add_sources(parser: argparse.ArgumentParser) -> None:
         "sources",
         metavar="SOURCE",
         nargs="+",
-        help="PATH or NAME=PATH: a directory (or DIR:GLOB), a .npy or .npz file (or FILE.npz[MEMBER])",
+        help="PATH or NAME=PATH: a directory (or DIR:GLOB), a .npy or .npz file (or FILE.npz[MEMBER]), or a bucket's URL",
     )
 
 

@@ -110,9 +110,8 @@ def convert(
     `docs/converting.md` for examples.
 
     sources: a path, a list of paths (or 'NAME=PATH'), or a mapping of feature names to paths. A path is a directory,
-        which is searched, or a `.npy` or `.npz` file.
-    out: the directory to write: a new or empty one, or one with the same conversion. It may be in a bucket:
-        's3://BUCKET/PREFIX', 'gs://…' or 'az://…'.
+        which is searched, or a `.npy` or `.npz` file. It may be in a bucket: 's3://BUCKET/PREFIX', 'gs://…' or 'az://…'.
+    out: the directory to write: a new or empty one, or one with the same conversion. It may be in a bucket too.
     include, exclude: globs as in gitignore: only files that match, no files or directories that match.
     files_from: a file that lists the files to take, below each source.
     follow_symlinks: search directories behind symbolic links too.
@@ -191,7 +190,7 @@ class Conversion:
     ) -> None:
         given = parse_sources(sources)
         self.sources = anchored(given, options.backend)
-        relative = self.sources != given and not any(os.path.isabs(source.path) for source in given)
+        relative = self.sources != given and not any(os.path.isabs(s.path) or is_bucket(s.path) for s in given)
         self._base = os.getcwd() + "/" if relative else ""  # a run without a cluster does not put it before names
         self._batches: Iterable[Batch] = ()
         self._set_up(out, with_splits_of(given, options), overwrite, progress)
@@ -216,7 +215,8 @@ class Conversion:
     def run(self, *, dry_run: bool = False, damaged: frozenset[str] = frozenset()) -> Manifest:
         """Do what is still to be done; returns the manifest. Shards known to be `damaged` are written again."""
         options = self.options
-        paths, jobs = [source.path for source in self.sources], pool.effective_jobs(options.jobs)
+        paths = [source.path for source in self.sources if not is_bucket(source.path)]
+        jobs = pool.effective_jobs(options.jobs)
         with dask_cluster.connected(options.backend, options.scheduler, jobs, paths), ExitStack() as stack:
             if not dry_run and (kept := self._kept_files()) is not None:
                 self._memory = stack.enter_context(kept)
@@ -425,6 +425,8 @@ class Conversion:
             self.unfinished_parts = tuple(sorted(numbers)), count
         size = sum(sizes[file] for file in missing)
         jobs = min(self._jobs(size, len(planned.record_sizes), planned.count_reads()), max(1, len(missing)))
+        if pool.is_local(options.backend) and jobs > 1 and planned.is_kept and not pool.can_fork():
+            jobs = 1  # other processes would read all of it anew
         if options.compression == "none":
             beside = _BESIDE_BYTES * len(planned.record_sizes)
             at_once = sum(sorted(sizes[file] for file in missing)[-jobs:])

@@ -15,6 +15,7 @@ from npy2tfrecord.formats.dtypes import dtype_from_name
 from npy2tfrecord.formats.manifest import FeatureInfo
 from npy2tfrecord.jobs import dask_cluster, pool
 from npy2tfrecord.options import Dtype, Options, Path, Rank, Sources, anchored, parse_sources
+from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import summarize
 from npy2tfrecord.planning.joiner import join
@@ -23,7 +24,7 @@ from npy2tfrecord.planning.planner import estimate
 from npy2tfrecord.sources.finder import Batch, find, passed_over
 from npy2tfrecord.sources.headers import FileHeaders, Report, Run, Task, read_here
 from npy2tfrecord.sources.scanner import Scan, scan_files
-from npy2tfrecord.storage.in_flight import MOST_IN_FLIGHT, InFlight, remember, remembered
+from npy2tfrecord.storage.in_flight import MOST_IN_FLIGHT, remember, remembered, requests_for
 from npy2tfrecord.storage.kept import BYTES_A_JOB, KeptFiles
 
 _TASKS_FOR_FORKS = 3  # below, forking takes longer than reading the headers
@@ -124,7 +125,8 @@ def scan(
     options = Options(**given)
     parsed = anchored(parse_sources(sources), backend)
     cores = pool.effective_jobs(options.jobs)
-    with dask_cluster.connected(backend, scheduler, cores, [source.path for source in parsed]):
+    paths = [source.path for source in parsed if not is_bucket(source.path)]
+    with dask_cluster.connected(backend, scheduler, cores, paths):
         scanned = survey(find(parsed, options), options, _reporting(progress))
     examples, obstacle = _join_all(scanned, options)
     size = shards = 0
@@ -220,12 +222,16 @@ def _runner(options: Options, kept: KeptFiles | None) -> Run:
             yield from pool.run(function, tasks, jobs=jobs, backend=backend, tick=tick)
             return
         few = _TASKS_FOR_FORKS if pool.can_fork() else _TASKS_FOR_PROCESSES
-        with InFlight(options.in_flight, most=MOST_IN_FLIGHT * jobs) as requests:
+        first = next(tasks, None)
+        if first is None:
+            return
+        in_bucket, tasks = is_bucket(first[2][0][0]), chain([first], tasks)
+        with requests_for(in_bucket=in_bucket, limit=options.in_flight, most=MOST_IN_FLIGHT * jobs) as requests:
             # Its first files say whether storage waits. Then one process does as well as many, and keeps what it reads.
             yield from read_here(islice(tasks, 1), requests, kept)
-            first = [] if requests.target else list(islice(tasks, max(0, few - 1)))
-            tasks = chain(first, tasks)
-            if jobs == 1 or len(first) < few - 1:
+            others = [] if requests.target else list(islice(tasks, max(0, few - 1)))
+            tasks = chain(others, tasks)
+            if jobs == 1 or len(others) < few - 1:
                 yield from read_here(tasks, requests, kept)
                 remember(requests.target)
                 return

@@ -6,6 +6,7 @@ exactly the size and CRC-32 that the directory gives, and that size must be what
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import zipfile
@@ -13,9 +14,10 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader, RawIOBase
 from operator import itemgetter
+from typing import Any, BinaryIO, Protocol, cast
 
-from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError, display
 from npy2tfrecord.formats.file_types import NPY_MAGIC, not_of_type
 from npy2tfrecord.formats.npy import FIRST_READ_BYTES, Header, check_size, cut_in_header, header_size, parse_header
@@ -28,6 +30,17 @@ _UTF_8 = 0x800
 _FAR = 2**62  # no file is larger
 _SHOWN = 10  # members, in a message
 _WHOLE = "a whole .npz file: download or copy it again"
+
+
+class File(Protocol):
+    """An open file that is read at any place."""
+
+    @property
+    def size(self) -> int: ...
+
+    def read(self, size: int, offset: int) -> bytes: ...
+
+    def read_into(self, view: memoryview, offset: int) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +58,8 @@ class Member:
 class MemberStream:
     """The unpacked bytes of a member, read forward; going back starts again."""
 
-    def __init__(self, handle: int, member: Member, where: bytes | str) -> None:
-        self._handle, self._member, self._where = handle, member, where
+    def __init__(self, file: File, member: Member, where: bytes | str) -> None:
+        self._file, self._member, self._where = file, member, where
         self._restart()
 
     def _restart(self) -> None:
@@ -61,7 +74,7 @@ class MemberStream:
         member = self._member
         if self._inflate is None:
             view = view[: max(0, member.size - offset)]
-            count = syscalls.read_into(self._handle, view, member.offset + offset)
+            count = self._file.read_into(view, member.offset + offset)
             if offset == self._position:  # all read in order so far: the CRC is known at the end
                 self._crc = zlib.crc32(view[:count], self._crc)
                 self._position += count
@@ -116,7 +129,7 @@ class MemberStream:
     def _read_compressed(self, problem: str) -> bytes:
         """More of the compressed bytes. Raises `InputError` with the problem where there are none left."""
         ask = min(_CHUNK_BYTES, self._member.compressed - self._taken)
-        data = syscalls.pread(self._handle, ask, self._member.offset + self._taken) if ask else b""
+        data = self._file.read(ask, self._member.offset + self._taken) if ask else b""
         self._taken += len(data)
         if not data:
             raise InputError(self._where, problem, f"{self._member.size} bytes")
@@ -138,72 +151,102 @@ def in_order(work: Callable[[Iterator[int]], None], numbers: Sequence[int]) -> N
     work(iter(numbers))
 
 
+class _Seekable(RawIOBase):
+    """A file as `zipfile` reads it."""
+
+    def __init__(self, file: File) -> None:
+        self._file, self._position = file, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        position = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._file.size}[whence]
+        if position < 0:
+            raise OSError(errno.EINVAL, "there is nothing before the start")  # as a file does: zipfile looks for it
+        self._position = position
+        return position
+
+    def readinto(self, buffer: Any) -> int:
+        count = self._file.read_into(memoryview(buffer).cast("B"), self._position)
+        self._position += count
+        return count
+
+
+def _buffered(file: File) -> BinaryIO:
+    return cast(BinaryIO, BufferedReader(_Seekable(file)))
+
+
 def list_members(
+    file: File,
     path: bytes,
     name: str | None,
     most: int | None = None,
     bad: list[InputError] | None = None,
     member: str | None = None,
     run: Run = in_order,
-) -> tuple[list[tuple[str, Member, Header]], os.stat_result]:
-    """The features an archive gives, each with its member and header, and the file's status.
+) -> list[tuple[str, Member, Header]]:
+    """The features an archive gives, each with its member and header. `path` is for messages.
 
     These are all its members, or for `name` the one so called, or the only one there is. With `member` it is that
     member, whatever its name. What nobody asked for may be no array. Of more than `most` members, one more than that is
     read. `run` may read several at the same time. Raises `InputError`, `OSError`; the errors of single members go to
     `bad` instead if that is given.
     """
-    with syscalls.opened(path) as handle:
-        status = syscalls.fstat(handle)
-        start = syscalls.pread(handle, FIRST_READ_BYTES, 0)
-        if not start.startswith((b"PK\3\4", b"PK\5\6")):  # with anything before, NumPy takes it for a pickle
-            raise not_of_type("an .npz file", start, path)
-        try:
-            with os.fdopen(os.dup(handle), "rb") as file, zipfile.ZipFile(file) as archive:
-                infos, directory = archive.infolist(), archive.start_dir
-        except zipfile.BadZipFile as error:
-            with os.fdopen(os.dup(handle), "rb") as file:
-                has_end = zipfile.is_zipfile(file)
-            what = f"a damaged archive ({error})" if has_end else f"{status.st_size} bytes, without an archive's end"
-            raise InputError(path, what, _WHOLE) from None
-        except (NotImplementedError, struct.error, ValueError, EOFError, UnicodeError) as error:
-            raise InputError(path, f"a damaged archive ({error})", _WHOLE) from None
-        ends = _ends(infos, directory)
-        infos = [info for info in infos if not info.filename.endswith("/")]
-        if not infos:
-            raise InputError(path, "an archive with nothing in it", "at least one array")
-        # NumPy takes members with and without the suffix .npy.
-        names = (info.filename if member else info.filename.removesuffix(".npy") for info in infos)
-        for called, count in Counter(names).items():
-            if count > 1:
-                raise InputError(path, f"{count} members named {display(called)!r}", "one array a name")
-        chosen = _chosen(infos, name, path) if member is None else _called(infos, member, path)
-        chosen = chosen[: None if most is None else most + 1]
-        found: dict[int, tuple[str, Member, Header] | InputError] = {}
+    start = file.read(FIRST_READ_BYTES, 0)
+    if not start.startswith((b"PK\3\4", b"PK\5\6")):  # with anything before, NumPy takes it for a pickle
+        raise not_of_type("an .npz file", start, path)
+    try:
+        with zipfile.ZipFile(_buffered(file)) as archive:
+            infos, directory = archive.infolist(), archive.start_dir
+    except zipfile.BadZipFile as error:
+        has_end = zipfile.is_zipfile(_buffered(file))
+        what = f"a damaged archive ({error})" if has_end else f"{file.size} bytes, without an archive's end"
+        raise InputError(path, what, _WHOLE) from None
+    except (NotImplementedError, struct.error, ValueError, EOFError, UnicodeError) as error:
+        raise InputError(path, f"a damaged archive ({error})", _WHOLE) from None
+    ends = _ends(infos, directory)
+    infos = [info for info in infos if not info.filename.endswith("/")]
+    if not infos:
+        raise InputError(path, "an archive with nothing in it", "at least one array")
+    # NumPy takes members with and without the suffix .npy.
+    names = (info.filename if member else info.filename.removesuffix(".npy") for info in infos)
+    for called, count in Counter(names).items():
+        if count > 1:
+            raise InputError(path, f"{count} members named {display(called)!r}", "one array a name")
+    chosen = _chosen(infos, name, path) if member is None else _called(infos, member, path)
+    chosen = chosen[: None if most is None else most + 1]
+    found: dict[int, tuple[str, Member, Header] | InputError] = {}
 
-        def read(numbers: Iterator[int]) -> None:
-            for i in numbers:
-                info = chosen[i]
-                try:
-                    one, header = _read_member(handle, info, path, ends[info.filename])
-                    found[i] = name or one.name, one, header
-                except InputError as error:
-                    if bad is not None:
-                        found[i] = error
-                        continue
-                    if name is None and len(infos) > 1:
-                        others = " (NAME=FILE.npz takes the member NAME alone, NAME=FILE.npz[MEMBER] one of any name)"
-                        raise InputError(error.where, error.found, error.expected + others) from None
-                    raise
+    def read(numbers: Iterator[int]) -> None:
+        for i in numbers:
+            info = chosen[i]
+            try:
+                one, header = _read_member(file, info, path, ends[info.filename])
+                found[i] = name or one.name, one, header
+            except InputError as error:
+                if bad is not None:
+                    found[i] = error
+                    continue
+                if name is None and len(infos) > 1:
+                    others = " (NAME=FILE.npz takes the member NAME alone, NAME=FILE.npz[MEMBER] one of any name)"
+                    raise InputError(error.where, error.found, error.expected + others) from None
+                raise
 
-        run(read, range(len(chosen)))
+    run(read, range(len(chosen)))
     good = []
     for _, each in sorted(found.items(), key=itemgetter(0)):
         if not isinstance(each, InputError):
             good.append(each)
         elif bad is not None:
             bad.append(each)
-    return good, status
+    return good
 
 
 def _chosen(infos: list[zipfile.ZipInfo], name: str | None, path: bytes) -> list[zipfile.ZipInfo]:
@@ -237,7 +280,7 @@ def _ends(infos: list[zipfile.ZipInfo], directory: int) -> dict[str, int]:
     return ends
 
 
-def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> tuple[Member, Header]:
+def _read_member(file: File, info: zipfile.ZipInfo, path: bytes, end: int) -> tuple[Member, Header]:
     where = path + b"[" + info.filename.encode("utf-8", "surrogateescape") + b"]"
     if info.flag_bits & _ENCRYPTED:
         raise InputError(where, "an encrypted member", "an archive without a password")
@@ -247,7 +290,7 @@ def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> t
         raise InputError(where, f"compression method {info.compress_type}", "stored or deflated members")
     # zipfile corrects the place by what the end of the archive claims, so that it may be anything.
     has_place = 0 <= info.header_offset < _FAR
-    local = syscalls.pread(handle, 30 + 4 * len(info.orig_filename), info.header_offset) if has_place else b""
+    local = file.read(30 + 4 * len(info.orig_filename), info.header_offset) if has_place else b""
     if len(local) < 30 or local[:4] != b"PK\x03\x04":
         raise InputError(where, "a damaged archive (no member where its directory says)", _WHOLE)
     _, name_length, extra_length = _LOCAL_HEADER.unpack_from(local)
@@ -268,14 +311,14 @@ def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> t
         raise InputError(where, found, "members that do not overlap")
     if not member.deflated and member.compressed != member.size:
         raise InputError(where, "a stored member whose sizes differ", _WHOLE)
-    raw = _start_of(handle, member, where, min(FIRST_READ_BYTES, member.size))
+    raw = _start_of(file, member, where, min(FIRST_READ_BYTES, member.size))
     if member.size == 0:
         raise InputError(where, "an empty member", "a .npy file")
     if not info.filename.endswith(".npy") and not raw.startswith(NPY_MAGIC):
         raise InputError(where, "a member that is no .npy", "arrays only")
     size = header_size(raw, where)
     if size > len(raw):
-        raw = _start_of(handle, member, where, min(size, member.size))
+        raw = _start_of(file, member, where, min(size, member.size))
     if size > len(raw):
         raise cut_in_header(where, f"{len(raw)} of {size} bytes")
     header = parse_header(raw[:size], where)
@@ -283,19 +326,18 @@ def _read_member(handle: int, info: zipfile.ZipInfo, path: bytes, end: int) -> t
     return member, header
 
 
-def _start_of(handle: int, member: Member, where: bytes, size: int) -> bytes:
+def _start_of(file: File, member: Member, where: bytes, size: int) -> bytes:
     start = bytearray(size)
-    return bytes(start[: MemberStream(handle, member, where).read_into(memoryview(start), 0)])
+    return bytes(start[: MemberStream(file, member, where).read_into(memoryview(start), 0)])
 
 
-def check_whole(path: bytes, member: Member, where: bytes | str) -> None:
+def check_whole(file: File, member: Member, where: bytes | str) -> None:
     """Unpack a member once, front to back. Raises `InputError` unless its size and CRC are right."""
     chunk = memoryview(bytearray(_CHUNK_BYTES))
-    with syscalls.opened(path) as handle:
-        stream = MemberStream(handle, member, where)
-        position = 0
-        while position < member.size:
-            count = stream.read_into(chunk[: min(_CHUNK_BYTES, member.size - position)], position)
-            if not count:
-                raise InputError(where, f"the member ends after {position} bytes", f"{member.size} bytes")
-            position += count
+    stream = MemberStream(file, member, where)
+    position = 0
+    while position < member.size:
+        count = stream.read_into(chunk[: min(_CHUNK_BYTES, member.size - position)], position)
+        if not count:
+            raise InputError(where, f"the member ends after {position} bytes", f"{member.size} bytes")
+        position += count

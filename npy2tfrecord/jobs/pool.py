@@ -174,18 +174,29 @@ def can_fork() -> bool:
 
 
 def _is_single_threaded() -> bool:
-    """Whether this process has no second thread, of Python or of a library (BLAS); False where that is not known."""
+    """Whether this process has no second thread, of Python or of a library (BLAS); False where that is not known.
+
+    obstore's are not counted: a fork never waits for one of them, since it loads obstore anew (`storage.objects`).
+    """
     if threading.active_count() > 1:
         return False
     deadline = time.monotonic() + _THREAD_END_SECONDS
     try:
-        while len(os.listdir("/proc/self/task")) > 1:
+        while sum(not _is_of_obstore(task) for task in os.listdir("/proc/self/task")) > 1:
             if time.monotonic() > deadline:
                 return False
             time.sleep(0.001)  # the system may still see a thread that Python has joined
     except OSError:
         return False
     return True
+
+
+def _is_of_obstore(task: str) -> bool:
+    try:
+        with open(f"/proc/self/task/{task}/comm", encoding="utf-8", errors="replace") as file:
+            return file.read().startswith("tokio-") and "obstore" in sys.modules
+    except FileNotFoundError:  # it has ended
+        return False
 
 
 def _workers(jobs: int) -> AbstractContextManager[Executor]:

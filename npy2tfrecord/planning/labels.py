@@ -12,6 +12,7 @@ from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.dtypes import parse_descr
 from npy2tfrecord.formats.npy import MAX_HEADER_BYTES, check_size, header_size, parse_header
+from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.key_table import match_keys, read_key_table
 
@@ -64,7 +65,8 @@ def label_by_row(examples: Examples, path: str) -> None:
     table = examples.tables[0]
     name = os.fsencode(os.path.basename(path))
     for source in files.tolist():
-        if table.path(source).endswith(name) and os.path.samefile(table.path(source), path):
+        there = table.path(source)
+        if there.endswith(name) and not is_bucket(there) and os.path.samefile(there, path):
             raise UsageError(f"{display(path)} holds the labels, and is a source too: leave it out with --exclude")
     if wrong := np.flatnonzero(counts != len(labels)).tolist():
         where = display(table.where(int(files[wrong[0]])))

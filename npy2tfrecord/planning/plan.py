@@ -11,6 +11,7 @@ import numpy as np
 from npy2tfrecord.formats.manifest import Hash, LabelCounts, shard_name
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member
+from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.planning.examples import Examples
 from npy2tfrecord.planning.feature_summary import count_labels
 from npy2tfrecord.sources.cast import Cast
@@ -45,6 +46,11 @@ class Column:
         """The path of each source."""
         dirs = self.dirs
         return [dirs[d] + name for d, name in zip(self.dir_ids, self.names, strict=True)]
+
+    @property
+    def in_bucket(self) -> bool:
+        """Whether the sources are objects in a bucket."""
+        return is_bucket(self.dirs[0])
 
     def keys(self) -> list[bytes]:
         """The key of each source."""
@@ -162,6 +168,11 @@ class Plan(Arrangement):
             len(sources) if table.places is None else int(np.count_nonzero(table.places[sources] < 0))
             for table, sources in zip(self.examples.tables, self.examples.sources, strict=True)
         )
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the values of all sources are in this process's memory already."""
+        return all(table.places is not None for table in self.examples.tables) and not self.count_reads()
 
     def count_labels(self, split: Split, left_out: np.ndarray) -> LabelCounts | None:
         """How many examples of a split have which label, without those `left_out`; None where nobody counts."""

@@ -148,6 +148,11 @@ class MergePlan(Arrangement):
         """How many small files are to be opened: none to speak of."""
         return 0
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether the values are in this process's memory already."""
+        return False
+
     def used_shards(self, wanted: set[str]) -> list[int]:
         """The numbers of the source shards that hold the records of the shards in `wanted`."""
         ids = self.records.table.shard_ids

@@ -8,24 +8,19 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from npy2tfrecord import syscalls
-from npy2tfrecord.errors import InputError, UnstableError
+from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member, MemberStream
+from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.sources.cast import Cast, overflow
-from npy2tfrecord.sources.table import unreadable
-from npy2tfrecord.storage.local import stamp
+from npy2tfrecord.sources.table import changed, unreadable
+from npy2tfrecord.storage.open_files import OpenFile, open_source
 
 BLOCK_BYTES = 16 * 2**20  # of a Fortran-ordered array, put into C order at once
 _ROWS_AT_ONCE = 512  # buffers of one call; systems take 1,024
 _RANGE_BYTES = 2**30  # of rows that follow each other, read at once
 _RUN_BYTES = 4096  # from this size on, a run of a column gets a read of its own
 _CAST_BYTES = 2**20  # values that are cast at once
-
-
-def changed(where: bytes) -> InputError:
-    """The error for a file whose content is no longer the one that was scanned."""
-    return UnstableError(where, "the file has changed since it was scanned", "files that stay as they are; run again")
 
 
 class ArrayReader:
@@ -45,33 +40,32 @@ class ArrayReader:
         self.is_direct = cast.is_exact and header.is_plain and member is None
         self._block: tuple[int, np.ndarray] | None = None  # first row, rows in C order
         try:
-            self.handle = syscalls.open(path, syscalls.READ_FLAGS)
+            self.file: OpenFile = open_source(path, stamped)
         except OSError as error:
             raise unreadable(path, error) from error
         try:
-            self._member = None if member is None else MemberStream(self.handle, member, self.where)
-            start = bytearray(len(header.raw))
-            self._read_raw(memoryview(start), -len(start))
-            if start != header.raw:
-                raise changed(path)
+            self._member = None if member is None else MemberStream(self.file, member, self.where)
+            if not is_bucket(path):  # there, every answer shows that the object is the one that was scanned
+                start = bytearray(len(header.raw))
+                self._read_raw(memoryview(start), -len(start))
+                if start != header.raw:
+                    raise changed(path)
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        if self.handle >= 0:
-            syscalls.close(self.handle)
-            self.handle = -1
+        self.file.close()
 
     def finish(self) -> None:
         """Close the file. Raises `InputError` if it changed while it was read."""
         try:
-            now = syscalls.fstat(self.handle)
+            now = self.file.stamp()
         except OSError as error:
             raise unreadable(self.path, error) from error
         finally:
             self.close()
-        if stamp(now) != self._stamp:
+        if now != self._stamp:
             raise changed(self.path)
 
     def read(self, view: memoryview, start: int, rest: int = 0) -> None:
@@ -103,12 +97,12 @@ class ArrayReader:
         Returns the numbers of the views that were not filled: `read` fills them, or raises the reason.
         """
         ranges = self.ranges(views, rows)
-        if ranges is None or syscalls.preadv is None:
+        if ranges is None:
             return range(len(views))
         missed: list[int] = []
         for places, offset, buffers in ranges:
             try:
-                count = syscalls.preadv(self.handle, buffers, offset)
+                count = self.file.readv(buffers, offset)
             except OSError:
                 count = -1
             if count != sum(map(len, buffers)):
@@ -130,12 +124,18 @@ class ArrayReader:
             return [(range(1), begin + i, [views[0][i : i + most]]) for i in range(0, size, most)]
         at_once = min(_ROWS_AT_ONCE, max(1, most // max(1, size)))
         offsets = (begin + rows * size).tolist()
+        near = 1 + self.file.gap // max(1, size)  # rows that are read together, with those between them
+        unwanted = memoryview(bytearray(self.file.gap))
+        steps = np.diff(rows)
         ranges = []
         first = 0
-        for end in [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(views)]:
+        for end in [*(np.flatnonzero((steps < 1) | (steps > near)) + 1).tolist(), len(views)]:
             while first < end:
                 last = min(end, first + at_once)
-                ranges.append((range(first, last), offsets[first], views[first:last]))
+                buffers = views[first:last]
+                if near > 1:
+                    buffers = _with_gaps(buffers, offsets[first:last], unwanted)
+                ranges.append((range(first, last), offsets[first], buffers))
                 first = last
         return ranges
 
@@ -168,7 +168,7 @@ class ArrayReader:
             if self._member is not None:
                 count = self._member.read_into(view, offset)
             else:
-                count = syscalls.read_into(self.handle, view, offset)
+                count = self.file.read_into(view, offset)
         except OSError as error:
             raise unreadable(self.path, error) from error
         if count != len(view):
@@ -220,3 +220,14 @@ class ArrayReader:
         block = turned.reshape((*reversed(shape[1:]), rows)).transpose()
         self._block = first, np.ascontiguousarray(block)
         return self._block
+
+
+def _with_gaps(views: list[memoryview], offsets: list[int], unwanted: memoryview) -> list[memoryview]:
+    """The views, and between them what takes the bytes that nobody wants."""
+    buffers, end = [], offsets[0]
+    for view, offset in zip(views, offsets, strict=True):
+        if end < offset:
+            buffers.append(unwanted[: offset - end])
+        buffers.append(view)
+        end = offset + len(view)
+    return buffers

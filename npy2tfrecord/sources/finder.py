@@ -6,14 +6,15 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.options import Options, Source
+from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.sources.patterns import Selection, read_file_list
 from npy2tfrecord.sources.table import FileSet
 from npy2tfrecord.storage.in_flight import Batch as Requests
@@ -94,10 +95,11 @@ def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
         raise UsageError("group_by_suffix takes the features' names from the files: name no source")
     listed = read_file_list(options.files_from) if options.files_from else None
     selections = [Selection.of(options.include, options.exclude, source.glob) for source in sources]
+    _check_places(sources)
     kinds = []
     for _, path, member, _, _ in sources:
         try:
-            kinds.append(stat.S_ISDIR(os.stat(path).st_mode))
+            kinds.append(_is_directory(path))
         except OSError as error:
             raise UsageError(f"source {display(path)}: {error.strerror}") from None
         if not kinds[-1] and path[-4:] not in SUFFIXES:
@@ -147,6 +149,19 @@ def find(sources: tuple[Source, ...], options: Options) -> Iterator[Batch]:
     return batches()
 
 
+def _check_places(sources: tuple[Source, ...]) -> None:
+    """Raise `UsageError` where the sources of one feature are on a disk and in a bucket."""
+    places: dict[str | None, Source] = {}
+    for source in sources:
+        other = places.setdefault(source.feature, source)
+        if is_bucket(source.path) != is_bucket(other.path):
+            raise UsageError(
+                f"sources {display(other.path)} and {display(source.path)}: one is in a bucket, the other on a disk;"
+                " expected both in one place, or features with names of their own, NAME=PATH; `merge` puts data sets"
+                " from both together"
+            )
+
+
 def _is_needed(source: Source, sources: tuple[Source, ...], options: Options) -> bool:
     """Whether something would be missing in silence if this source, one of several, had no file."""
     alike = [each for each in sources if (each.feature, each.split) == (source.feature, source.split)]
@@ -183,13 +198,51 @@ def _listed_files(feature: str | None, root: bytes, paths: list[bytes], selectio
         yield Batch(feature, root + key, key, names, [])
 
 
+def _is_directory(path: bytes) -> bool:
+    if not is_bucket(path):
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    from npy2tfrecord.sources.bucket_listing import is_prefix  # not read where it isn't needed
+
+    return is_prefix(path, may_be_object=path[-4:] in SUFFIXES)
+
+
+class Entry(Protocol):
+    """What a directory holds, as `os.scandir` gives it."""
+
+    @property
+    def name(self) -> bytes: ...
+
+    @property
+    def path(self) -> bytes: ...
+
+    def is_file(self, *, follow_symlinks: bool = True) -> bool: ...
+
+    def is_dir(self, *, follow_symlinks: bool = True) -> bool: ...
+
+    def is_symlink(self) -> bool: ...
+
+
+def _scan_directory(path: bytes) -> list[Entry]:
+    with os.scandir(path) as entries:
+        return list(entries)
+
+
 def _walk(feature: str | None, root: bytes, selection: Selection, options: Options) -> Iterator[Batch]:
     """The directories below `root`. Where storage waits, those that come next are listed meanwhile."""
+
+    def list_entries(key: bytes) -> Sequence[Entry]:
+        return _scan_directory(root + key)
+
+    follow_symlinks = options.follow_symlinks
+    if is_bucket(root):
+        from npy2tfrecord.sources.bucket_listing import entries_of  # not read where it isn't needed
+
+        list_entries, follow_symlinks = entries_of(root), False  # type: ignore[assignment]
     ahead: dict[bytes, tuple[_Listing, Requests]] = {}
     with InFlight(options.in_flight) as requests:
 
         def begin(key: bytes, ancestors: _Identities) -> tuple[_Listing, Requests]:
-            listing = _Listing(root, key, ancestors, selection, options.follow_symlinks)
+            listing = _Listing(root, key, ancestors, selection, follow_symlinks, list_entries)
             return listing, requests.submit(listing.take, (0,), lambda _: listing.path)
 
         stack: list[tuple[bytes, _Identities]] = [(b"", frozenset())]
@@ -216,6 +269,7 @@ class _Listing:
     ancestors: _Identities  # of what is in it: itself included, if links are followed
     selection: Selection
     follow_symlinks: bool
+    list_entries: Callable[[bytes], Sequence[Entry]]  # of the directory with a key
     files: list[bytes] = field(default_factory=list)
     subdirectories: list[bytes] = field(default_factory=list)
     problems: list[InputError] = field(default_factory=list)
@@ -237,16 +291,12 @@ class _Listing:
                         self.problems.append(InputError(self.path, found, "no loop; --exclude it"))
                         continue
                     self.ancestors |= {identity}
-                self.read(patiently(self._entries))
+                self.read(patiently(lambda: self.list_entries(self.key)))
             except OSError as error:
                 found = f"cannot look into the directory: {error.strerror}"
                 self.problems.append(InputError(self.path, found, "a readable directory"))
 
-    def _entries(self) -> list[os.DirEntry[bytes]]:
-        with os.scandir(self.path) as entries:
-            return list(entries)
-
-    def read(self, entries: Iterable[os.DirEntry[bytes]]) -> None:
+    def read(self, entries: Iterable[Entry]) -> None:
         """Sort the entries of the directory into files, subdirectories, and what is passed over."""
         key, selection, files = self.key, self.selection, self.files
         takes_all = selection.is_everything
@@ -273,7 +323,7 @@ class _Listing:
         is_hidden = name.startswith(b".") or name == b"__MACOSX"
         return is_hidden and not self.selection.names_hidden(self.key + name)
 
-    def _pass_over(self, entry: os.DirEntry[bytes]) -> None:
+    def _pass_over(self, entry: Entry) -> None:
         if _COMPRESSED.fullmatch(entry.name) and self.selection.wants_file(self.key + entry.name):
             self.problems.append(_compressed(entry.path))
             return
@@ -283,7 +333,7 @@ class _Listing:
         else:
             self.passed_over["without suffix"] += 1
 
-    def _read_link(self, entry: os.DirEntry[bytes]) -> None:
+    def _read_link(self, entry: Entry) -> None:
         """Sort a symbolic link in by what it leads to."""
         path, selection = self.key + entry.name, self.selection
         try:

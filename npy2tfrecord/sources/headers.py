@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from npy2tfrecord import syscalls
 from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats.dtypes import dtype_from_name
 from npy2tfrecord.formats.npy import (
@@ -28,11 +27,13 @@ from npy2tfrecord.formats.npy import (
     parse_header,
 )
 from npy2tfrecord.options import LOCAL_BACKENDS, Options
+from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.sources.finder import Batch, FoundByFeature, collect
 from npy2tfrecord.sources.table import FileSet, unreadable
-from npy2tfrecord.storage.in_flight import InFlight, remember, remembered
+from npy2tfrecord.storage.in_flight import InFlight, remember, requests_for
 from npy2tfrecord.storage.kept import KeptFiles
-from npy2tfrecord.storage.local import FileStarts, is_passing, patiently, stamp
+from npy2tfrecord.storage.local import FileStarts, is_passing, patiently
+from npy2tfrecord.storage.open_files import open_source
 
 _FILES_PER_TASK = 1024
 _TASKS_UNDER_WAY = 1  # besides the one that is waited for
@@ -142,7 +143,7 @@ def read_headers(
     feature: str | None, start: int, directories: list[tuple[bytes, int]], names: list[bytes]
 ) -> FileHeaders:
     """The headers of the files `names`: so many in the first directory, so many in the next, and so on."""
-    with InFlight(begin=remembered()) as requests:
+    with requests_for(in_bucket=is_bucket(directories[0][0]), limit=None) as requests:
         task = _HeaderTask(feature, start, directories, names)
         task.begin(requests)
         headers = task.finish(requests)
@@ -185,7 +186,12 @@ class _HeaderTask:
 
     def begin(self, requests: InFlight, kept: KeptFiles | None = None) -> None:
         self._kept_number = -1 if kept is None else kept.number
-        self._files = FileStarts(
+        starts: type[FileStarts] = FileStarts
+        if is_bucket(self._paths[0]):
+            from npy2tfrecord.storage.object_files import ObjectStarts  # not read where it isn't needed
+
+            starts = ObjectStarts
+        self._files = starts(
             paths=self._paths,
             size=FIRST_READ_BYTES,
             take=self._take,
@@ -211,14 +217,14 @@ class _HeaderTask:
             np.array(self._places, dtype=np.int64) if self._kept_number >= 0 else None,
         )
 
-    def _take(self, i: int, begin: bytes, status: os.stat_result, place: int, can_have_more: bool) -> int:
+    def _take(self, i: int, begin: bytes, length: int, stamped: int, place: int, can_have_more: bool) -> int:
         """Take the start of a file that is not known yet."""
         path = self._paths[i]
         try:
-            size = wanted_size(begin, status, path)
+            size = header_size(begin, path)
             if size > len(begin) and can_have_more:
                 return size
-            header = check_header(begin[:size], size, status, path)
+            header = check_header(begin[:size], size, length, path)
         except InputError as error:
             self._failed.append((i, error))
             return 0
@@ -226,7 +232,7 @@ class _HeaderTask:
             match = self._known.setdefault(header.raw, (header.file_size, len(self._known)))
         if len(header.raw) == len(begin):
             self._header_of[begin] = match
-        self._ids[i], self._stamps[i], self._places[i] = match[1], stamp(status), place
+        self._ids[i], self._stamps[i], self._places[i] = match[1], stamped, place
         return 0
 
     def _odd(self, i: int, error: OSError) -> None:
@@ -245,30 +251,26 @@ def _raise(_: int, error: OSError) -> None:
     raise error
 
 
-def wanted_size(begin: bytes, status: os.stat_result, path: bytes) -> int:
-    """The size of the header of a `.npy` file that begins with `begin`. Raises `InputError` where there is none."""
-    if not stat.S_ISREG(status.st_mode):
-        raise InputError(path, _kind_of(status.st_mode), "a regular file")
-    return header_size(begin, path)
+def check_header(raw: bytes, size: int, length: int, path: bytes) -> Header:
+    """The header of a `.npy` file of `length` bytes, from its first ones.
 
-
-def check_header(raw: bytes, size: int, status: os.stat_result, path: bytes) -> Header:
-    """The header of a `.npy` file, from its bytes. Raises `InputError`, also where it has less than `size` bytes."""
+    Raises `InputError`, also where it has less than `size` bytes.
+    """
     if size > len(raw):
         raise cut_in_header(path, f"{len(raw)} of {size} bytes")
     try:
         header = _known_header(raw)
     except InputError:
         header = parse_header(raw, path)  # for an error that names the file
-    if status.st_size != header.file_size:
-        check_size(header, status.st_size, path, behind=_bytes_behind(path, header.file_size))
+    if length != header.file_size:
+        check_size(header, length, path, behind=_bytes_behind(path, header.file_size))
     return header
 
 
 def _bytes_behind(path: bytes, end: int) -> bytes:
     """The first bytes of a file behind its array; none where they cannot be read."""
-    with contextlib.suppress(OSError), syscalls.opened(path) as handle:
-        return syscalls.pread(handle, len(MAGIC), end)
+    with contextlib.suppress(OSError), contextlib.closing(open_source(path)) as file:
+        return file.read(len(MAGIC), end)
     return b""
 
 

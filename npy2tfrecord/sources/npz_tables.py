@@ -15,11 +15,12 @@ from npy2tfrecord.formats.manifest import FEATURE_PATTERN
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.tfrecord import MAX_DATA_BYTES
 from npy2tfrecord.options import DEFAULT_FEATURE, Options
+from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.sources.finder import Found
 from npy2tfrecord.sources.headers import is_void, special, void_error, with_void_dtype
 from npy2tfrecord.sources.table import SourceTable, in_archive, unreadable
-from npy2tfrecord.storage.in_flight import InFlight, remember, remembered
-from npy2tfrecord.storage.local import stamp
+from npy2tfrecord.storage.in_flight import remember, requests_for
+from npy2tfrecord.storage.open_files import OpenFile, open_source
 
 MAX_FEATURES = 64  # that names inside archives, or of files, may make
 _SHOWN = 3
@@ -43,7 +44,7 @@ def npz_tables(name: str | None, found: Found, options: Options, problems: list[
     paths = [files.dirs[d] + file for d, file in zip(dir_ids.tolist(), files.names, strict=True)]
     listed: dict[int, list[tuple[str, _Source]] | InputError] = {}  # all of an archive, or nothing
     problems_of: list[list[InputError]] = [[] for _ in paths]  # of members
-    with InFlight(options.in_flight, begin=remembered()) as requests:
+    with requests_for(in_bucket=is_bucket(paths[0]), limit=options.in_flight) as requests:
         run: npz.Run = requests.run if len(paths) == 1 else npz.in_order
 
         def read(numbers: Iterator[int]) -> None:
@@ -112,16 +113,34 @@ def _sources(
     Raises `InputError` if one can't be used; where members are examples, the error is one of `problems`, and the others
     are good.
     """
+    archive = open_source(path)
+    try:
+        yield from _members(archive, path, file, name, chosen, options, problems, run)
+    finally:
+        archive.close()
+
+
+def _members(
+    archive: OpenFile,
+    path: bytes,
+    file: int,
+    name: str | None,
+    chosen: str | None,
+    options: Options,
+    problems: list[InputError],
+    run: npz.Run,
+) -> Iterator[tuple[str, _Source]]:
+    stamp = archive.stamp()
     if chosen is not None:
-        members, status = npz.list_members(path, name, member=chosen, run=run)
+        members = npz.list_members(archive, path, name, member=chosen, run=run)
     elif options.members:
-        members, status = npz.list_members(path, None, bad=problems, run=run)
+        members = npz.list_members(archive, path, None, bad=problems, run=run)
         members.sort(key=lambda found: os.fsencode(found[1].name))
     else:
-        members, status = npz.list_members(path, name, MAX_FEATURES, run=run)
+        members = npz.list_members(archive, path, name, MAX_FEATURES, run=run)
     for feature, member, header in members:
         try:
-            usable = _usable(path, member, with_void_dtype(header, options), options)
+            usable = _usable(archive, path, member, with_void_dtype(header, options), options)
         except InputError as error:
             if not options.members:
                 raise
@@ -136,10 +155,10 @@ def _sources(
                 f"names of letters, digits, '_', '.' and '-' other than {KEY!r}, which can be features' names; or"
                 " --members, which makes an example of every member",
             )
-        yield feature, _Source(file, usable, stamp(status), member)
+        yield feature, _Source(file, usable, stamp, member)
 
 
-def _usable(path: bytes, member: npz.Member, header: Header, options: Options) -> Header:
+def _usable(archive: OpenFile, path: bytes, member: npz.Member, header: Header, options: Options) -> Header:
     """The header, unless the member can't be used: then it raises `InputError`."""
     where = in_archive(path, member)
     if is_void(header):
@@ -147,5 +166,5 @@ def _usable(path: bytes, member: npz.Member, header: Header, options: Options) -
     # Its values will be read out of order, so that no CRC of the whole can be compared then; or it claims to be too
     # large for a record, and only unpacking it shows whether that is true.
     if options.rows or not header.is_c_order or member.size > MAX_DATA_BYTES:
-        npz.check_whole(path, member, where)
+        npz.check_whole(archive, member, where)
     return header

@@ -13,6 +13,7 @@ import numpy as np
 from npy2tfrecord.errors import InputError, UnstableError
 from npy2tfrecord.formats.npy import Header
 from npy2tfrecord.formats.npz import Member
+from npy2tfrecord.storage.errors import ChangedObjectError
 
 
 @dataclass
@@ -195,9 +196,16 @@ def in_archive(path: bytes, member: Member) -> bytes:
     return path + b"[" + os.fsencode(member.name) + b"]"
 
 
+def changed(where: bytes) -> InputError:
+    """The error for a file whose content is no longer the one that was scanned."""
+    return UnstableError(where, "the file has changed since it was scanned", "files that stay as they are; run again")
+
+
 def unreadable(path: bytes, error: OSError) -> InputError:
     """The error for a file that was there and cannot be read now."""
     if isinstance(error, FileNotFoundError):
         found = "the file is gone (or a link that leads nowhere)"
         return UnstableError(path, found, "a file that stays while it is read")
+    if isinstance(error, ChangedObjectError):
+        return changed(path)
     return UnstableError(path, f"cannot be read: {error.strerror}", "a readable file")

@@ -69,6 +69,11 @@ def remember(target: int) -> None:
     _remembered = target
 
 
+def requests_for(*, in_bucket: bool, limit: int | None, most: int = MOST_IN_FLIGHT) -> InFlight:
+    """The requests for files of one place. Objects are always waited for: `most` are under way, or `limit`."""
+    return InFlight(most if in_bucket and limit is None else limit, begin=remembered(), most=most)
+
+
 class _Use(NamedTuple):
     """What a thread used: time, time on the processor, and how often a call put it to sleep, if that is known."""
 

@@ -8,39 +8,28 @@ as it should be: who asked reads that one file again with care, and finds out wh
 from __future__ import annotations
 
 import errno
-import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from npy2tfrecord import syscalls
+from npy2tfrecord.storage.errors import ChangedObjectError
 from npy2tfrecord.storage.kept import MOST_FILE_BYTES, KeptFiles
+from npy2tfrecord.storage.open_files import STAMP_FACTOR, STAMP_MASK, OpenFile, stamp
 
 _PASSING = frozenset({errno.ESTALE, errno.EAGAIN, errno.EINTR})  # a server that was restarted, a file that was replaced
 _PAUSES_SECONDS = (0.01, 0.05, 0.25)
 
 Result = TypeVar("Result")
 
-# Odd, so that two sizes with the same time never have the same stamp, nor two times with the same size.
-_STAMP_FACTOR = 0x9E3779B97F4A7C15
-_STAMP_MASK = 2**63 - 1
-
-
-def stamp(status: os.stat_result) -> int:
-    """A file's size and time of modification as one number of 63 bits: another one means that the content changed.
-
-    The inode and the time of the last change of status have no part in it. Both change without the content: by
-    `chmod`, by a hard link, and on network file systems that number their files anew.
-    """
-    return (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
-
 
 def is_passing(error: BaseException) -> bool:
     """Whether an error, or what it was raised from, is one that passes by itself."""
-    return (isinstance(error, OSError) and error.errno in _PASSING) or (
-        error.__cause__ is not None and is_passing(error.__cause__)
-    )
+    if isinstance(error, OSError) and error.errno in _PASSING and not isinstance(error, ChangedObjectError):
+        return True
+    return error.__cause__ is not None and is_passing(error.__cause__)
 
 
 def patiently(call: Callable[[], Result]) -> Result:
@@ -96,7 +85,7 @@ class WholeFiles:
             if (
                 count == len(start) + len(view)  # a read may be cut short without the file being so
                 and began == start
-                and (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK == stamps[i]
+                and (status.st_size * STAMP_FACTOR + status.st_mtime_ns) & STAMP_MASK == stamps[i]
             ):
                 if data:
                     digests[i] = digest(data[i])
@@ -112,13 +101,13 @@ class FileStarts:
 
     What is known of a start stands in `known`: the size that the file must have, and a number, which is put into
     `ids[i]`, with the stamp in `stamps[i]` and the place in `kept`, or -1, in `places[i]`. Of all others `take` gets
-    number, start, status, the place in `kept`, or -1, and whether it can have more. It returns how many
-    bytes it needs when these are too few, and is called once more with as many of them as there are.
+    number, start, the file's size and stamp, the place in `kept`, or -1, and whether it can have more. It returns how
+    many bytes it needs when these are too few, and is called once more with as many of them as there are.
     """
 
     paths: Sequence[bytes]
     size: int
-    take: Callable[[int, bytes, os.stat_result, int, bool], int]
+    take: Callable[[int, bytes, int, int, int, bool], int]
     odd: Callable[[int, OSError], None]
     known: Mapping[bytes, tuple[int, int]]
     ids: list[int]
@@ -129,7 +118,7 @@ class FileStarts:
     def read(self, numbers: Iterator[int]) -> None:
         """Read the start of those files: open, status, one read, close."""
         paths, size, take, kept, known = self.paths, self.size, self.take, self.kept(), self.known
-        ids, stamps, places = self.ids, self.stamps, self.places
+        ids, stamps, places, odd = self.ids, self.stamps, self.places, self.odd
         opening, flags, closing = syscalls.open, syscalls.READ_FLAGS, syscalls.close
         fstat, pread, readv = syscalls.fstat, syscalls.pread, syscalls.readv
         room = end = 0  # in what is kept, for the next files
@@ -156,42 +145,38 @@ class FileStarts:
                     match = known.get(start)
                     if match is not None and match[0] == status.st_size:
                         ids[i], places[i] = match[1], place
-                        stamps[i] = (status.st_size * _STAMP_FACTOR + status.st_mtime_ns) & _STAMP_MASK
-                    elif wanted := take(i, start, status, place, True):
+                        stamps[i] = (status.st_size * STAMP_FACTOR + status.st_mtime_ns) & STAMP_MASK
+                    elif not stat.S_ISREG(status.st_mode):
+                        odd(i, OSError(errno.EINVAL, "not a regular file"))
+                    elif wanted := take(i, start, length, stamp(status), place, True):
                         start += pread(handle, wanted - len(start), len(start))
-                        take(i, start, status, place, False)
+                        take(i, start, length, stamp(status), place, False)
                 finally:
                     closing(handle)
             except OSError as error:
-                self.odd(i, error)
+                odd(i, error)
         if kept is not None:
             kept.give_back(room, end)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ranges:
-    """Requests for ranges of open files: what is at `offsets[i]` of file `handles[i]` fills the buffers `views[i]`.
+    """Requests for ranges of open files: what is at `offsets[i]` of `files[i]` fills the buffers `views[i]`.
 
-    `odd` gets the number of a range that wasn't filled, and the reason where the system gave one.
+    `odd` gets the number of a range that wasn't filled, and the reason where the storage gave one.
     """
 
-    handles: Sequence[int]
+    files: Sequence[OpenFile]
     offsets: Sequence[int]
     views: Sequence[Sequence[memoryview]]
     odd: Callable[[int, OSError | None], None]
 
     def read(self, numbers: Iterator[int]) -> None:
         """Read those ranges: one call each."""
-        handles, offsets, views, odd = self.handles, self.offsets, self.views, self.odd
-        preadv = syscalls.preadv
+        files, offsets, views, odd = self.files, self.offsets, self.views, self.odd
         for i in numbers:
             try:
-                if preadv is not None:
-                    count = preadv(handles[i], views[i], offsets[i])
-                else:
-                    count = 0
-                    for view in views[i]:
-                        count += syscalls.read_into(handles[i], view, offsets[i] + count)
+                count = files[i].readv(views[i], offsets[i])
             except OSError as error:
                 odd(i, error)
                 continue

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from io import BufferedReader, RawIOBase
 from typing import IO, Any, Protocol
 
@@ -18,29 +18,11 @@ from npy2tfrecord.errors import DamageError, FormatVersionError, UsageError, dis
 from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.manifest import FILE_NAME, MAX_FILE_BYTES, Manifest
 from npy2tfrecord.paths import is_bucket, place
+from npy2tfrecord.storage.object_files import ObjectFile
 from npy2tfrecord.storage.objects import ObjectInfo, Prefix
+from npy2tfrecord.storage.open_files import LocalFile, OpenFile
 
-_PIECE_BYTES = 4 * 2**20  # of a file that is read from its start to its end
 _BUFFER_BYTES = 2**18
-_PIECES = 4  # of an object, requested at the same time
-
-
-class OpenFile(Protocol):
-    """A file that is read at any place."""
-
-    @property
-    def size(self) -> int: ...
-
-    def read_into(self, view: memoryview, offset: int) -> int:
-        """Fill `view` from `offset`, as far as the file goes; returns the bytes read."""
-
-    def forget(self) -> None:
-        """Let the system forget its own copy, so that what is read comes from the disk."""
-
-    def pieces(self) -> Iterator[memoryview]:
-        """The bytes from the start to the end, in pieces of some megabytes."""
-
-    def close(self) -> None: ...
 
 
 class SetFiles(Protocol):
@@ -84,36 +66,6 @@ class LocalFiles:
             file.close()
 
 
-class LocalFile:
-    """An open file that is closed, at the latest, when nothing holds it any more."""
-
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-        self.size = syscalls.fstat(handle).st_size
-
-    def read_into(self, view: memoryview, offset: int) -> int:
-        return syscalls.read_into(self.handle, view, offset)
-
-    def forget(self) -> None:
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(self.handle, 0, 0, os.POSIX_FADV_DONTNEED)
-
-    def pieces(self) -> Iterator[memoryview]:
-        buffer = memoryview(bytearray(_PIECE_BYTES))
-        position = 0
-        while count := self.read_into(buffer, position):
-            yield buffer[:count]
-            position += count
-
-    def close(self) -> None:
-        handle, self.handle = self.handle, -1
-        if handle >= 0:
-            syscalls.close(handle)
-
-    def __del__(self) -> None:
-        self.close()
-
-
 class BucketFiles:
     """A prefix of a bucket. What has another ETag later than when it was seen first, maybe in a list, is refused.
 
@@ -142,8 +94,8 @@ class BucketFiles:
                 self._found = {info.name: info for info in self._prefix.list_objects()}
             return sorted(self._found)
 
-    def open(self, name: str) -> BucketFile:
-        return BucketFile(self._prefix, self._listed(name) or self._prefix.head(name))
+    def open(self, name: str) -> ObjectFile:
+        return ObjectFile(self._prefix, name, self._listed(name) or self._prefix.head(name))
 
     def read(self, name: str, limit: int) -> bytes:
         info = self._listed(name)
@@ -156,34 +108,6 @@ class BucketFiles:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["url"])  # type: ignore[misc]
-
-
-class BucketFile:
-    """An object of known size and ETag."""
-
-    def __init__(self, prefix: Prefix, info: ObjectInfo) -> None:
-        self._prefix, self._info = prefix, info
-
-    @property
-    def size(self) -> int:
-        return self._info.size
-
-    def read_into(self, view: memoryview, offset: int) -> int:
-        data = self._prefix.read_range(self._info.name, offset, offset + len(view), etag=self._info.etag)
-        view[: len(data)] = data
-        return len(data)
-
-    def forget(self) -> None:
-        """No copy is on this machine."""
-
-    def pieces(self) -> Iterator[memoryview]:
-        for first in range(0, self.size, _PIECES * _PIECE_BYTES):
-            starts = range(first, min(first + _PIECES * _PIECE_BYTES, self.size), _PIECE_BYTES)
-            ranges = [(start, min(start + _PIECE_BYTES, self.size)) for start in starts]
-            yield from self._prefix.read_ranges(self._info.name, ranges, etag=self._info.etag, gap=-1)
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 def files_of(path: str, *, links: bool = True) -> SetFiles:

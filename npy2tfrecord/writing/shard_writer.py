@@ -25,7 +25,7 @@ from npy2tfrecord.planning.plan import Column, ShardSpec
 from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.sources.array_reader import ArrayReader
 from npy2tfrecord.sources.table import unreadable
-from npy2tfrecord.storage.in_flight import Batch, InFlight, remember, remembered
+from npy2tfrecord.storage.in_flight import Batch, remember, requests_for
 from npy2tfrecord.storage.kept import memory_of, new_memory
 from npy2tfrecord.storage.local import Ranges, WholeFiles, is_passing, patiently
 from npy2tfrecord.writing.record_layout import Forms, scatter
@@ -243,7 +243,7 @@ class _ShardWriter:
         self.bad = bad
         self.moments = {c.feature: Moments(c.channels) for c in spec.columns if c.channels}
         self._sink = sink
-        self._requests = InFlight(in_flight, begin=remembered())
+        self._requests = requests_for(in_bucket=any(c.in_bucket for c in spec.columns), limit=in_flight)
         self._sizes: list[int] = spec.record_sizes.tolist()
         self._forms = Forms(spec)
         self._is_direct = all(None not in form.raws for form in self._forms.forms)
@@ -397,7 +397,12 @@ class _ShardWriter:
         data = self._data(window) if len(self.spec.columns) == 1 else []
         if column.places is not None and (memory := memory_of(column.kept)) is not None:
             order = self._take_kept(column, memory, raws, views, sources, order)
-        files = WholeFiles(
+        whole: type[WholeFiles] = WholeFiles
+        if column.in_bucket:
+            from npy2tfrecord.storage.object_files import WholeObjects  # not read where it isn't needed
+
+            whole = WholeObjects
+        files = whole(
             paths=paths,
             starts=[raw or b"" for raw in raws],
             views=views,
@@ -504,7 +509,7 @@ class _ShardWriter:
 
         self._requests.run(open_them, range(len(groups)), lambda k: paths[groups[k].source])
         owners: list[tuple[_Group, range]] = []  # of each range: the group, and the places of its records there
-        handles, offsets, buffers = [], [], []
+        sources, offsets, buffers = [], [], []
         for group in groups:
             if group.reader is None:
                 continue
@@ -515,16 +520,16 @@ class _ShardWriter:
                 continue
             for places, offset, pieces in ranges:
                 owners.append((group, places))
-                handles.append(group.reader.handle)
+                sources.append(group.reader.file)
                 offsets.append(offset)
                 buffers.append(pieces)
         files = Ranges(
-            handles=handles,
+            files=sources,
             offsets=offsets,
             views=buffers,
             odd=lambda number, error: owners[number][0].odd.extend(owners[number][1]),
         )
-        batch = self._requests.submit(files.read, range(len(handles)), lambda k: paths[owners[k][0].source])
+        batch = self._requests.submit(files.read, range(len(sources)), lambda k: paths[owners[k][0].source])
         window.reads.append(_Spread(f, groups, batch))
 
     def _finish_spread(self, spread: _Spread, window: _Window) -> None:

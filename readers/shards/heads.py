@@ -17,7 +17,7 @@ from npy2tfrecord.formats.manifest import FeatureInfo, Manifest
 from npy2tfrecord.formats.shard import array_of, key_of, label_of
 from npy2tfrecord.formats.tfrecord import FRAME_BYTES, HEAD_BYTES, data_length, unframe
 from npy2tfrecord.storage.in_flight import InFlight
-from npy2tfrecord.storage.set_files import OpenFile
+from npy2tfrecord.storage.open_files import OpenFile
 from readers.manifests import PlacedShard
 from readers.shards.index import load_table
 from readers.shards.presence import open_shard

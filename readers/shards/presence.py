@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from npy2tfrecord.errors import DamageError, display
 from npy2tfrecord.formats.manifest import TAIL_BYTES
-from npy2tfrecord.storage.set_files import OpenFile
+from npy2tfrecord.storage.open_files import OpenFile
 from readers.manifests import PlacedShard
 
 _log = logging.getLogger("readers")

@@ -379,7 +379,6 @@ def test_workers_of_a_cluster_have_scratch_of_their_own(
     ("code", "expected", "options"),
     [
         (2, "scratch and assume_single_writer go with an output in a bucket", ("--scratch", ".", "SOURCE", "out")),
-        (2, "s3:// is not supported; expected a path on this machine", ("s3://bucket/x", "out")),
         (2, "expected no empty part", ("SOURCE", "s3://bucket/a//b")),
     ],
 )

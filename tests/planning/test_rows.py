@@ -20,7 +20,7 @@ from npy2tfrecord.errors import InputError
 from npy2tfrecord.formats.npy import header_size, parse_header
 from npy2tfrecord.sources import array_reader
 from npy2tfrecord.sources.cast import Cast
-from npy2tfrecord.storage.local import stamp
+from npy2tfrecord.storage.open_files import stamp
 from npy2tfrecord.writing import shard_writer
 
 RNG = np.random.default_rng(5)

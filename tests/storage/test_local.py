@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from npy2tfrecord import syscalls
 from npy2tfrecord.storage.in_flight import InFlight
 from npy2tfrecord.storage.kept import KeptFiles, memory_of
-from npy2tfrecord.storage.local import FileStarts, Ranges, WholeFiles, patiently, stamp
+from npy2tfrecord.storage.local import FileStarts, Ranges, WholeFiles, patiently
+from npy2tfrecord.storage.open_files import open_source, stamp
 
 COUNT = 200
 START = b"start of every file"
@@ -31,7 +33,7 @@ def test_starts_that_are_known_need_no_look(paths: list[bytes], limit: int) -> N
     Path(os.fsdecode(paths[5])).write_bytes(START + b"longer than before")
     Path(os.fsdecode(paths[6])).write_bytes(START[::-1] + b"000006")
 
-    def take(number: int, start: bytes, status: os.stat_result, place: int, has_more: bool) -> int:
+    def take(number: int, start: bytes, size: int, stamped: int, place: int, has_more: bool) -> int:
         looked.append(number)
         return 0
 
@@ -90,9 +92,10 @@ def test_starts_are_read_and_more_where_it_is_needed(paths: list[bytes], limit: 
     missing: list[int] = []
     os.unlink(paths[9])
 
-    def take(number: int, start: bytes, status: os.stat_result, place: int, has_more: bool) -> int:
+    def take(number: int, start: bytes, size: int, stamped: int, place: int, has_more: bool) -> int:
         assert place == -1
-        assert status.st_size == len(START) + 6
+        assert size == len(START) + 6
+        assert stamped == stamp(os.stat(paths[number]))
         found[number] = start
         return 22 if number % 2 and has_more else 0
 
@@ -111,7 +114,7 @@ def test_small_files_are_kept_whole_while_there_is_room(paths: list[bytes], limi
     places: dict[int, int] = {}
     starts: dict[int, bytes] = {}
 
-    def take(number: int, start: bytes, status: os.stat_result, place: int, has_more: bool) -> int:
+    def take(number: int, start: bytes, size: int, stamped: int, place: int, has_more: bool) -> int:
         places[number], starts[number] = place, start
         return 0
 
@@ -143,9 +146,9 @@ def test_ranges_fill_their_buffers(
     buffer = bytearray(10_100)
     view = memoryview(buffer)
     odd: list[int] = []
-    with InFlight(limit) as requests, syscalls.opened(os.fsencode(tmp_path / "file")) as handle:
+    with InFlight(limit) as requests, closing(open_source(os.fsencode(tmp_path / "file"))) as file:
         ranges = Ranges(
-            handles=[handle] * 101,
+            files=[file] * 101,
             offsets=[100 * i for i in range(101)],
             views=[(view[100 * i : 100 * i + 30], view[100 * i + 30 : 100 * i + 100]) for i in range(101)],
             odd=lambda number, error: odd.append(number),

@@ -16,7 +16,8 @@ from object_servers import ObjectServer, forget_clouds
 from npy2tfrecord import paths
 from npy2tfrecord.errors import UsageError
 from npy2tfrecord.storage import objects
-from npy2tfrecord.storage.objects import ChangedObjectError, ObjectInfo, Prefix
+from npy2tfrecord.storage.errors import ChangedObjectError
+from npy2tfrecord.storage.objects import ObjectInfo, Prefix
 
 LARGE = 20 * 2**20  # more than an upload of one part
 

@@ -31,7 +31,7 @@ from arrays import DTYPES, FORMS, npy_bytes, npy_start, values_of
 from npy_mutations import WORDS, check_against_numpy, mutated
 
 import readers
-from npy2tfrecord import convert, export, syscalls, verify
+from npy2tfrecord import convert, export, verify
 from npy2tfrecord.commands import text
 from npy2tfrecord.errors import DamageError, Error, InputError
 from npy2tfrecord.formats import manifest, manifest_parsing, npz
@@ -41,6 +41,7 @@ from npy2tfrecord.formats.neighbours import neighbour_files
 from npy2tfrecord.formats.npy import header_size
 from npy2tfrecord.formats.shard import encode_keys, key_of
 from npy2tfrecord.formats.tfrecord import foot, head, mask
+from npy2tfrecord.storage.open_files import open_source
 
 MEMORY_BYTES = 512 * 2**20  # on top of what is taken before the first case
 STRANGE_NAMES = (b"..", b"../../x", b"/etc/x", b"a\0b", b"", b".", b"a//b", b"x" * 300, b"\xff\x1b[31m", b"#1", b"a#9")
@@ -422,11 +423,10 @@ def take_npz(path: Path, data: bytes) -> bool:
     """Whether all members of the archive can be read; if so, NumPy finds the same in them."""
     ours: dict[str, np.ndarray] = {}
     try:
-        members, _ = npz.list_members(os.fsencode(path), None)
-        for name, member, header in members:
+        archive = open_source(os.fsencode(path))
+        for name, member, header in npz.list_members(archive, os.fsencode(path), None):
             buffer = bytearray(min(member.size, 10**6))
-            with syscalls.opened(os.fsencode(path)) as handle:
-                count = npz.MemberStream(handle, member, name).read_into(memoryview(buffer), 0)
+            count = npz.MemberStream(archive, member, name).read_into(memoryview(buffer), 0)
             if count != member.size:
                 return False
             array = np.frombuffer(buffer, header.dtype, offset=header.data_offset)
