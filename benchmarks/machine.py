@@ -8,6 +8,7 @@ import platform
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -29,6 +30,17 @@ class Failed(Exception):
 _ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"} | {
     "TF_CPP_MIN_LOG_LEVEL": "3"
 }
+
+
+def end_in_order() -> None:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does: its blocks end, and with them what it started."""
+
+    def end(number: int, _frame: object) -> None:
+        signal.signal(number, signal.SIG_IGN)  # one is enough: ending must not be cut short
+        sys.exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, end)
 
 
 @dataclass
@@ -72,12 +84,18 @@ def run(
         watcher = _Watcher(process.pid) if memory else None
         killer = threading.Timer(timeout, _kill_group, (process.pid,))
         killer.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - started
-        killer.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
-        _end_group(process.pid)
-        peaks = watcher.stop() if watcher else None
+        try:
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - started
+            process.returncode = os.waitstatus_to_exitcode(status)
+            _end_group(process.pid)
+        except BaseException:  # a signal: Ctrl-C doesn't reach a session of its own
+            _kill_group(process.pid)
+            process.wait()
+            raise
+        finally:
+            killer.cancel()
+            peaks = watcher.stop() if watcher else None
         output.seek(0)
         text = output.read().decode("utf-8", "replace")
     if process.returncode and seconds >= timeout:

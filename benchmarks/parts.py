@@ -145,4 +145,4 @@ def _now() -> str:
 def last_line(text: str) -> str:
     """The end of what a program said, without the directories of this machine."""
     lines = [line.strip() for line in text.splitlines() if line.strip()] or ["no reason given"]
-    return re.sub(r"(?<![\w.])/[^\s'\"]*/", "", lines[-1])[-150:]
+    return re.sub(r"(?<![\w.:/])/[^\s'\"]*/", "", lines[-1])[-150:]

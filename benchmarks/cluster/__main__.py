@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.cluster.simulation import simulate
+from benchmarks.machine import end_in_order
 from npy2tfrecord.jobs import dask_cluster, pool
 
 SETS = {"4 KB": (200_000, 1024), "1 MB": (4_000, 262_144)}  # files, float32 values in each
@@ -90,6 +91,7 @@ def main() -> None:
         "--simulate", action="store_true", help="measure what a task costs, and simulate large clusters"
     )
     arguments = parser.parse_args()
+    end_in_order()
     with tempfile.TemporaryDirectory(prefix="npy2tfrecord-cluster-") as name:
         here = Path(name)
         address, processes = start(here, arguments.workers)

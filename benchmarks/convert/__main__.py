@@ -13,7 +13,7 @@ from benchmarks import parts
 from benchmarks.convert import contest, measures, tables
 from benchmarks.convert.contest import ALL, Places, Profile
 from benchmarks.environment import cache_directory, memory_directory
-from benchmarks.machine import clear
+from benchmarks.machine import clear, end_in_order
 from benchmarks.parts import Benchmark, Part
 
 CONTESTS = ("tiny", "small", "big", "var", "huge")
@@ -31,6 +31,7 @@ def main() -> None:
         "--peer-seconds", type=float, help="seconds after which a peer starts no further run of a set (10)"
     )
     given = parser.parse_args()
+    end_in_order()
     profile = QUICK if given.quick else Profile()
     for name in ("scale", "runs", "peer_seconds"):
         if (value := getattr(given, name)) is not None:

