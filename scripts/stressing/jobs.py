@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import random
+import shutil
 import signal
 import sys
 import time
@@ -21,6 +23,7 @@ from npy2tfrecord.checking import comparer  # noqa: F401
 from npy2tfrecord.commands import convert, main, merge, progress, signals, text  # noqa: F401
 from npy2tfrecord.conversion import converter, merger  # noqa: F401
 from npy2tfrecord.jobs import pool
+from npy2tfrecord.storage.objects import Prefix
 
 Told = Counter[str]
 Chance = random.Random
@@ -29,8 +32,12 @@ KINDS = {
     "convert": "a conversion",
     "not-in": "a conversion of what another data set lacks",
     "merge": "a merge of two data sets",
+    "bucket": "a conversion to a bucket of SeaweedFS",
 }
 kind = "convert"  # of every job, as `scripts/stress --of` chose it
+bucket = ""  # the URL of a bucket for jobs that write to one
+
+Place = Path | str  # a directory, or the URL of a place in the bucket
 
 
 def fail(message: str) -> None:
@@ -46,6 +53,7 @@ class Job:
     def __init__(self, root: Path, *, files: int = 64, floats: int = 5000, options: tuple[str, ...] = ()) -> None:
         self.root, self.source, self.examples, self.options = root, root / "source", files, options
         self.source.mkdir(parents=True)
+        self._outs = 0
         rng = np.random.default_rng(1)
         for i in range(files):
             np.save(self.source / f"{i:03d}.npy", rng.standard_normal((floats + i, 1)).astype("f4"))
@@ -60,19 +68,35 @@ class Job:
                 np.save(self.source / f"old{i:03d}.npy", np.zeros((floats, 1), "f4"))
             npy2tfrecord.convert(self.source, root / "set0", include="old*.npy")
             self._words = ["convert", f"--not-in={root / 'set0'}", str(self.source)]
+        self.out: Place = root / "out"
         started = time.monotonic()
         self.finish(root / "whole")
         self.whole = tree(root / "whole")
         self.seconds = time.monotonic() - started
+        if kind == "bucket":
+            self.options = (*options, f"--scratch={root / 'scratch'}")
+            self.leave_out()
+            started = time.monotonic()
+            self.finish(self.out)
+            self.seconds = time.monotonic() - started
+            self.leave_out()
 
-    def words(self, out: Path, jobs: int = 2, extra: tuple[str, ...] = ()) -> list[str]:
+    def leave_out(self) -> None:
+        """Let the next run begin with an output where nothing is."""
+        if kind == "bucket":
+            self._outs += 1
+            self.out = f"{bucket}/{self.root.parent.name}/{self._outs}"
+        else:
+            shutil.rmtree(self.out, ignore_errors=True)
+
+    def words(self, out: Place, jobs: int = 2, extra: tuple[str, ...] = ()) -> list[str]:
         """The words of the command."""
         command, *sources = self._words
         return [command, "--quiet", "--num-shards=8", f"--jobs={jobs}", *self.options, *extra, *sources, str(out)]
 
     def start(
         self,
-        out: Path,
+        out: Place,
         *,
         jobs: int = 2,
         stopped: bool = False,
@@ -135,7 +159,7 @@ class Job:
         path = self.root / f"log-{child}"
         return path.read_text(errors="replace") if path.exists() else ""
 
-    def finish(self, out: Path) -> None:
+    def finish(self, out: Place) -> None:
         """Run to the end; what is there then must be what an unbroken run writes."""
         code, said = self.wait(self.start(out))
         if code:
@@ -143,18 +167,48 @@ class Job:
         if hasattr(self, "whole") and tree(out) != self.whole:
             fail("another result than that of an unbroken run")
 
-    def check_in_sight(self, out: Path) -> None:
-        for name, content in tree(out).items():
+    def check_in_sight(self, out: Place) -> None:
+        there = tree(out)
+        if "manifest.json" in there and not self.whole.keys() <= there.keys():
+            fail("a manifest of a set that is not whole")
+        for name, content in there.items():
             if not name.startswith(".npy2tfrecord/") and content != self.whole.get(name):
                 fail(f"{name} is in sight and not what it should be")
 
 
-def tree(directory: Path) -> dict[str, bytes]:
+def tree(directory: Place) -> dict[str, bytes]:
+    if isinstance(directory, str):
+        return _in_bucket(directory)
     found = {}
     for path in sorted(directory.rglob("*")) if directory.exists() else ():
         with contextlib.suppress(FileNotFoundError, IsADirectoryError):
             found[str(path.relative_to(directory))] = path.read_bytes()
     return found
+
+
+def _in_bucket(url: str) -> dict[str, bytes]:
+    """All objects there, read by a fork: obstore in this process would not survive in its later forks."""
+    end, told = os.pipe()
+    reader = os.fork()
+    if not reader:
+        found, error = dict[str, bytes](), ""
+        try:
+            place = Prefix(url)
+            for info in place.list_objects():
+                with contextlib.suppress(FileNotFoundError):  # a server may end a request of a client that is gone
+                    found[info.name] = place.read(info.name, limit=2**30)
+        except BaseException as caught:
+            error = f"{type(caught).__name__}: {caught}"
+        with open(told, "wb") as pipe:
+            pickle.dump((found, error), pipe)
+        os._exit(0)
+    os.close(told)
+    with open(end, "rb") as pipe:
+        seen: tuple[dict[str, bytes], str] = pickle.load(pipe)
+    os.waitpid(reader, 0)
+    if seen[1]:
+        fail(f"{url} can't be read: {seen[1]}")
+    return seen[0]
 
 
 def wait_until_gone(pids: list[int], seconds: float = 2) -> None:

@@ -34,18 +34,35 @@ def race_without_locks(job: Job, chance: Chance) -> str:
         workspace._take_lock = locking
 
 
-def _race(job: Job, chance: Chance, codes: tuple[int, ...] = (0, 6)) -> str:
-    out = job.root / "out"
-    first = job.start(out)
+def race_of_four(job: Job, chance: Chance) -> str:
+    return _race(job, chance, runs=4)
+
+
+def race_of_plans(job: Job, chance: Chance) -> str:
+    """A run with other options comes at any time: it is refused, or this one is."""
+    first = job.start(job.out)
     time.sleep(chance.uniform(0, job.seconds))
-    second = job.start(out)
+    second = job.start(job.out, extra=("--seed=1",))
     ends = [job.wait(first), job.wait(second)]
+    if sorted(code for code, _ in ends) != [0, 6]:
+        fail(f"{ends}")
+    if ends[0][0] == 0 and tree(job.out) != job.whole:
+        fail("another result than that of an unbroken run")
+    return "the first one refused" if ends[0][0] else "the second one refused"
+
+
+def _race(job: Job, chance: Chance, codes: tuple[int, ...] = (0, 6), runs: int = 2) -> str:
+    out, started = job.out, []
+    together = chance.random() < 0.5
+    for number in range(runs):
+        if number and not together:
+            time.sleep(chance.uniform(0, job.seconds / (runs - 1)))
+        started.append(job.start(out))
+    ends = [job.wait(run) for run in started]
     for code, said in ends:
         if code not in codes:
             fail(f"exit code {code}: {said}")
     job.check_in_sight(out)
-    if (out / "manifest.json").exists() and not set(job.whole) <= set(tree(out)):
-        fail("a manifest of a set that is not whole")
     job.finish(out)
     return " and ".join(str(code) for code, _ in sorted(ends))
 

@@ -157,3 +157,55 @@ def test_a_set_in_a_bucket_that_may_not_be_listed_is_read(
         proxy.server.use(monkeypatch)
         proxy.fault = lambda request: DENIED if "list-type" in request.path else PASS
         assert len(list(readers.ArraySource(url))) == 40
+
+
+def test_damage_in_a_bucket_is_repaired(local: dict[str, Path], s3: ObjectServer, command: Command) -> None:
+    for name in ("lost shard", "damaged shard", "lost index", "lost keys"):
+        prefix, store = s3.new_prefix(), s3.store()
+        url = s3.upload(local["none"], prefix)
+        shard = sorted(local["none"].glob("*.tfrecord"))[1]
+        if name == "damaged shard":
+            data = shard.read_bytes()
+            obstore.put(store, f"{prefix}/{shard.name}", data[:60] + bytes([data[60] ^ 1]) + data[61:])
+        elif name == "lost shard":
+            obstore.delete(store, f"{prefix}/{shard.name}")
+        else:
+            obstore.delete(store, f"{prefix}/index/{shard.stem}.{'idx' if 'index' in name else 'keys'}")
+        said = command.ok("verify", "--repair", url, "--source", local["data"]).out
+        assert said.startswith("Repaired:\n  "), name
+        assert "all 40 examples in 3 shards are whole" in said
+        command.ok("verify", url)
+        there = {
+            path["path"].removeprefix(f"{prefix}/"): bytes(obstore.get(store, path["path"]).bytes())
+            for page in obstore.list(store, prefix)
+            for path in page
+        }
+        assert there == tree(local["none"]), name
+
+
+def test_pages_and_previews_show_a_set_in_a_bucket(
+    local: dict[str, Path], s3: ObjectServer, command: Command, tmp_path: Path
+) -> None:
+    import readers
+
+    url = s3.upload(local["none"])
+    command.ok("info", "--html", tmp_path / "page.html", url)
+    assert url in tmp_path.joinpath("page.html").read_text()
+    assert str(readers.preview(url, 4)) == str(readers.preview(local["none"], 4))
+    assert len(readers.preview(url, 4)._repr_html_()) == len(readers.preview(local["none"], 4)._repr_html_())
+
+
+def test_a_prefix_of_data_sets_is_read_as_a_folder_of_them(local: dict[str, Path], s3: ObjectServer) -> None:
+    import readers
+
+    prefix = s3.new_prefix()
+    for name in "ab":
+        s3.upload(local["none"], f"{prefix}/{name}")
+    url = f"{s3.url}/{prefix}"
+    assert readers.load_manifest(url).examples == 80
+    one = [example["key"] for example in readers.ArraySource(local["none"])]
+    assert [example["key"] for example in readers.ArraySource(url)] == 2 * one
+    assert len(readers.preview(url, 4).examples) == 4
+    s3.upload(local["data"], f"{prefix}/0")  # the first one is no data set
+    with pytest.raises(UsageError, match="it is no data set"):
+        readers.load_manifest(url)

@@ -175,3 +175,13 @@ def test_systemd_takes_the_unit_and_the_timer(tmp_path: Path) -> None:
     if "Failed to initialize manager" in checked.stderr:
         pytest.skip("systemd-analyze does not work here")
     assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_a_url_is_refused_and_no_folder_of_its_name_made(environment: dict[str, str], tmp_path: Path) -> None:
+    save(tmp_path / "in" / "a")
+    made = subprocess.run(
+        [SCRIPT, "in", "s3://bucket/out"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (made.returncode, made.stdout) == (2, "")
+    assert "s3://bucket/out: expected a directory of this machine" in made.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
