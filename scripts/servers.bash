@@ -46,22 +46,31 @@ while (($# > 0)); do
     esac
 done
 ((${#places[@]} == 2)) || fail "expected ROOT and OUT (see --help)"
-for place in "${places[@]}"; do # mkdir would make a folder of that name here
-    [[ $place != *://* ]] || fail "$place: expected a directory of this machine; npy2tfrecord convert writes to buckets"
-done
+[[ ${places[0]} != *://* ]] ||
+    fail "${places[0]}: expected a directory of this machine; npy2tfrecord convert takes sources from buckets"
 [[ -d ${places[0]} ]] || fail "${places[0]@Q} is no directory"
 root=$(cd -- "${places[0]}" && pwd && printf x) # x: a name may end in newlines
 root=${root%$'\nx'}
-mkdir -p -- "${places[1]}" || fail "${places[1]@Q} cannot be made" 5
-out=$(cd -- "${places[1]}" && pwd && printf x)
-out=${out%$'\nx'}
+if [[ ${places[1]} == *://* ]]; then # mkdir would make a folder of that name here
+    [[ -n ${into_buckets:-} ]] ||
+        fail "${places[1]}: expected a directory of this machine; npy2tfrecord convert writes to buckets"
+    ((floor == 0)) || fail "--min-free is about a disk, and OUT is in a bucket"
+    [[ -n $log ]] || fail "OUT is in a bucket: --log FILE names a log on this machine, beside which the lock is"
+    out=${places[1]%/}
+    held=$log.lock
+else
+    mkdir -p -- "${places[1]}" || fail "${places[1]@Q} cannot be made" 5
+    out=$(cd -- "${places[1]}" && pwd && printf x)
+    out=${out%$'\nx'}
+    held=$out/.$me.lock
+fi
 
 here=$(dirname -- "${BASH_SOURCE[0]}")
 command=${NPY2TFRECORD:-}
 [[ -n $command ]] || { [[ -x $here/../.venv/bin/npy2tfrecord ]] && command=$here/../.venv/bin/npy2tfrecord; } ||
     command=$(command -v npy2tfrecord) || fail "no npy2tfrecord in the PATH: NPY2TFRECORD=FILE names it"
 
-exec {lock}>>"$out/.$me.lock"
+exec {lock}>>"$held"
 flock -n "$lock" || fail "another $me is at work on ${out@Q}" 6
 exec {logged}>>"${log:-$out/$me.log}"
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from faults import tree
+from object_servers import ObjectServer
 
 from npy2tfrecord.formats import manifest_parsing
+from npy2tfrecord.storage.objects import Prefix
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "convert-tree"
 
@@ -177,11 +179,32 @@ def test_systemd_takes_the_unit_and_the_timer(tmp_path: Path) -> None:
     assert (checked.returncode, checked.stderr) == (0, "")
 
 
-def test_a_url_is_refused_and_no_folder_of_its_name_made(environment: dict[str, str], tmp_path: Path) -> None:
+def test_a_url_makes_no_folder_of_its_name(environment: dict[str, str], tmp_path: Path) -> None:
     save(tmp_path / "in" / "a")
-    made = subprocess.run(
-        [SCRIPT, "in", "s3://bucket/out"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert (made.returncode, made.stdout) == (2, "")
-    assert "s3://bucket/out: expected a directory of this machine" in made.stderr
+    for words, said in (
+        (("in", "s3://bucket/out"), "OUT is in a bucket: --log FILE names a log on this machine"),
+        (("--min-free", "1G", "--log", "log", "in", "s3://bucket/out"), "--min-free is about a disk"),
+        (("s3://bucket/in", "out"), "s3://bucket/in: expected a directory of this machine"),
+    ):
+        made = subprocess.run(
+            [SCRIPT, *words], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+        assert (made.returncode, made.stdout) == (2, "")
+        assert said in made.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_into_a_bucket(environment: dict[str, str], s3: ObjectServer, tmp_path: Path) -> None:
+    for name in ("a", "with space"):
+        save(tmp_path / "in" / name)
+    url, log = f"{s3.url}/{s3.new_prefix()}", tmp_path / "log"
+    environment = {**environment, **s3.environment}
+    for _ in range(2):
+        made = run(environment, "--log", log, tmp_path / "in", url)
+        assert made.returncode == 0, made
+        assert [code for _, code, _ in results(made.stdout)] == [0, 0]
+    assert log.read_text().count("nothing left to do") == 2
+    assert run(environment, tmp_path / "in", tmp_path / "out").returncode == 0
+    for name in ("a", "with space"):
+        place, there = Prefix(f"{url}/{name}"), tree(tmp_path / "out" / name)
+        assert {info.name: place.read(info.name, limit=info.size) for info in place.list_objects()} == there
