@@ -9,7 +9,7 @@ from urllib.parse import unquote_to_bytes
 from npy2tfrecord.errors import UsageError, display
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://(.*)", re.DOTALL)
-# `pathlib.Path("gs://bucket/x")` is `gs:/bucket/x`: these are no folders of this machine either.
+# `pathlib.Path("gs://bucket/x")` is `gs:/bucket/x`: these are no directories of this machine either.
 _COLLAPSED_URL = re.compile(r"(s3a?|gs|gcs|az|abfss?|adl|wasbs?|hdfs|https?|ftps?|file):/(?!/)(.*)", re.DOTALL)
 
 _BUCKETS = ("s3", "gs", "az")

@@ -56,7 +56,7 @@ def load_dataset(
 ) -> tf.data.Dataset:
     """The examples of a data set, as a `tf.data.Dataset`. See `docs/reading.md` for how and how fast.
 
-    path: the directory that npy2tfrecord wrote; a list of them, or a folder of them, is read as one data set.
+    path: the directory that npy2tfrecord wrote; a list of them, or a directory of them, is read as one data set.
     split: its name, or a slice of it, as in 'train[:80%]' or 'train[100:200]', or several, as in 'f0+f1+val[:50%]';
         needed only where there are several.
     features: None for a dict of all, with `key` (and `label` where there is one); a name for the bare tensor;

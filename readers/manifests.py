@@ -45,7 +45,7 @@ def load_manifest(path: Paths) -> Manifest:
     """What is in a data set: features, splits, shards, class names. Its shards are `PlacedShard`s.
 
     `load_manifest(path).labels` are the class names, `.feature("array").shape` is a feature's shape. Several paths, or
-    a folder of data sets, are one data set. Raises `UsageError` where they can't be.
+    a directory of data sets, are one data set. Raises `UsageError` where they can't be.
     """
     return united(load_sets(path))
 
@@ -77,10 +77,10 @@ def find_sets(path: Paths) -> list[str]:
 
 
 def _below_prefix(url: str) -> list[str]:
-    """The data sets right below a prefix that is none; nothing where the first folder is no data set."""
+    """The data sets right below a prefix that is none; nothing where the first directory is no data set."""
     prefix = Prefix(url)
     try:
-        names = prefix.folders()
+        names = prefix.directories()
         below = [prefix.at(name) for name in names if not name.startswith(".")]
         if below and ".npy2tfrecord" not in names:
             Prefix(below[0]).head(FILE_NAME)

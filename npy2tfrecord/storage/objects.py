@@ -144,15 +144,15 @@ class Prefix:
 
         return self._retried(self.url, list_all)
 
-    def folders(self) -> list[str]:
+    def directories(self) -> list[str]:
         """The names right below that have objects below them, sorted."""
         obstore = _obstore()
 
-        def list_folders() -> list[str]:
+        def list_directories() -> list[str]:
             found = obstore.list_with_delimiter(_store(self), self.path or None)
             return sorted(each.rstrip("/").rpartition("/")[2] for each in found["common_prefixes"])
 
-        return self._retried(self.url, list_folders)
+        return self._retried(self.url, list_directories)
 
     def first_names(self, number: int, *, outside: str | None = None) -> list[str]:
         """The names of up to `number` objects that don't begin with `outside`, without listing all that there are."""
