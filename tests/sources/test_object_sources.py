@@ -325,3 +325,18 @@ def test_a_dask_cluster_reads_a_bucket(command: Command, s3: ObjectServer, local
     place = Prefix(out)
     found = {info.name: place.read(info.name, limit=info.size) for info in place.list_objects()}
     assert found == tree(tmp_path / "out")
+
+
+def test_a_name_that_no_path_has_is_reported(
+    moto: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from boto3.session import Session
+
+    moto.use(monkeypatch)
+    client = Session("test-key", "test-secret", region_name="us-east-1").client("s3", endpoint_url=moto.endpoint)
+    data = save(tmp_path / "s", {"x": np.ones(3)}).joinpath("x.npy").read_bytes()
+    prefix = moto.new_prefix()
+    for name in ("fine", "a//b"):
+        client.put_object(Bucket=moto.bucket, Key=f"{prefix}/{name}.npy", Body=data)
+    with pytest.raises(UsageError, match="its name, or that of an object below, has an empty part"):
+        npy2tfrecord.scan(f"{moto.url}/{prefix}")
