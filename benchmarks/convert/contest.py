@@ -149,7 +149,8 @@ def hold(name: str, names: list[str], profile: Profile, places: Places) -> dict[
     clear(places.out)
     for entry in entries:
         if not entry.result.note:
-            entry.result.seconds = _whole(entry, data.files)
+            result = entry.result
+            result.seconds = whole(result.runs, result.start, data.files, result.files * entry.jobs_credit)
     return {
         "title": data.title if data.files == sets.SETS[name].files else f"{data.files:,} of: {data.title}",
         "files": data.files,
@@ -194,11 +195,11 @@ def _take_turn(entry: _Entry, number: int, source: Path, few: Path, size: int, p
         result.checked = _check(entry.contestant, places, source, result.files, size)
 
 
-def _whole(entry: _Entry, files: int) -> float:
-    """Seconds for the whole set: what it took to start counts once, the rest by the file."""
-    seconds = statistics.median(entry.result.runs)
-    start = min(entry.result.start, seconds)
-    return start + (seconds - start) * files / entry.result.files / entry.jobs_credit
+def whole(runs: list[float], start: float, files: int, done: float) -> float:
+    """Seconds for all files after runs with `done` of them: what it took to start counts once, the rest by the file."""
+    seconds = statistics.median(runs)
+    start = min(start, seconds)
+    return start + (seconds - start) * files / done
 
 
 def _check(each: Contestant, places: Places, source: Path, files: int, size: int) -> str:
@@ -208,8 +209,13 @@ def _check(each: Contestant, places: Places, source: Path, files: int, size: int
         if written != size:
             raise Failed(f"the copy has {written} bytes, expected {size}")
         return "all bytes are there"
-    outcome = run([places.peers, CONTESTANTS / "check.py", each.reader, source, places.out])
+    return check_records(each.reader, places.peers, source, places.out, files)
+
+
+def check_records(reader: str, python: Path, source: Path, out: Path, files: int) -> str:
+    """Read back what was written. Raises `Failed` unless it is the arrays of so many files."""
+    outcome = run([python, CONTESTANTS / "check.py", reader, source, out])
     count = int(outcome.output.split()[-1])
     if count != files:
-        raise Failed(f"{each.name}: {count} records read back, expected {files}")
+        raise Failed(f"{count} records read back, expected {files}")
     return f"{count} records read back, arrays compared"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.convert import sets
+from benchmarks.convert.contest import check_records, whole
 from benchmarks.convert.contestants.contestant import paths_of
 from benchmarks.convert.sets import FILES_A_FOLDER, DataSet
 from benchmarks.environment import OURS, peers_python
@@ -27,6 +28,7 @@ THREADS = Path(__file__).parent / "contestants" / "threads.py"
 PROBE = Path(__file__).with_name("probe.py")
 DELAYS = (0.0, 0.1, 1.0, 10.0)
 COMMANDS_DELAY = 1.0
+FEW = 8  # files, without a delay, that show what a contestant takes to start
 CALLS_A_FILE = 4  # that a contestant makes about, to see how many files it can be given
 ROWS_SHAPE = (100_000, 1024)
 MEMBERS, MEMBER_SHAPE = 500, (128, 128)
@@ -44,12 +46,16 @@ SETS = {
 
 @dataclass(frozen=True)
 class Contestant:
-    """A program, and how many of its calls are under way at a time: by that it gets a part of the files."""
+    """A program, and how many of its calls are under way at a time: by that it gets a part of the files.
+
+    `reader` checks what it wrote, as the other benchmark of conversions does.
+    """
 
     name: str
     title: str
     command: Callable[[Path, Path, int | None], Sequence[str | Path]]
     in_flight: int = 64
+    reader: str | None = None
 
 
 def _peer(program: str, *options: str) -> Callable[[Path, Path, int | None], Sequence[str | Path]]:
@@ -76,14 +82,16 @@ def _ours(program: str | Path) -> Callable[[Path, Path, int | None], Sequence[st
 
 OURS_NAME, READER, EARLIER = "ours", "threads", "earlier"
 ALL = (
-    Contestant(OURS_NAME, "npy2tfrecord", _ours(OURS)),
+    Contestant(OURS_NAME, "npy2tfrecord", _ours(OURS), reader="tfrecords"),
     Contestant(READER, "64 threads that only read", lambda source, out, limit: [sys.executable, THREADS, source]),
     Contestant("copy", "`cp -r`", _copy, 1),
-    Contestant("by-hand-2", "by hand: joblib + TFRecordWriter, 2 processes", _peer("by_hand", "--jobs", "2"), 2),
-    Contestant("by-hand-32", "the same, 32 processes", _peer("by_hand", "--jobs", "32"), 32),
-    Contestant("tfds", "tensorflow-datasets", _peer("tfds_builder"), 1),
-    Contestant("mds", "MDSWriter", _peer("mds_writer", "--jobs", "1"), 1),
-    Contestant("array_record", "array_record ¹", _peer("array_record_writer"), 1),
+    Contestant(
+        "by-hand-2", "by hand: joblib + TFRecordWriter, 2 processes", _peer("by_hand", "--jobs", "2"), 2, "tfrecords"
+    ),
+    Contestant("by-hand-32", "the same, 32 processes", _peer("by_hand", "--jobs", "32"), 32, "tfrecords"),
+    Contestant("tfds", "tensorflow-datasets", _peer("tfds_builder"), 1, "tfds"),
+    Contestant("mds", "MDSWriter", _peer("mds_writer", "--jobs", "1"), 1, "mds"),
+    Contestant("array_record", "array_record ¹", _peer("array_record_writer"), 1, "array_record"),
 )
 BY_NAME = {each.name: each for each in ALL}
 
@@ -157,9 +165,14 @@ def hold(name: str, milliseconds: float, profile: Profile, places: Places) -> di
             limit = _limit(each, milliseconds, files, profile)
             if "failed" in result or (number and each.name not in (OURS_NAME, EARLIER, READER)):
                 continue  # what is slower by far is measured once
-            clear(places.out)
             try:
+                if limit is not None:
+                    clear(places.out)
+                    result["start"] = run(each.command(source, places.out, FEW)).seconds
+                clear(places.out)
                 outcome = run(each.command(source, places.out, limit), env=env)
+                if not number:
+                    result["checked"] = _check(each, source, places.out, limit or files)
             except Failed as error:
                 say(f"  {name} {each.name}: {error}")
                 result["failed"] = last_line(str(error))
@@ -172,8 +185,21 @@ def hold(name: str, milliseconds: float, profile: Profile, places: Places) -> di
     clear(places.out)
     for result in results.values():
         if result["runs"] and "failed" not in result:
-            result["seconds"] = statistics.median(result["runs"]) * files / result.get("files", files)
+            done = result.get("files", files)
+            result["seconds"] = whole(result["runs"], result.get("start", 0.0), files, done)
     return {"title": SETS[name].title, "files": files, "milliseconds": milliseconds, "results": results}
+
+
+def _check(each: Contestant, source: Path, out: Path, files: int) -> str:
+    """Whether what was written reads back. Raises `Failed` when it does not."""
+    if each.reader is not None and source.is_dir():
+        return check_records(each.reader, peers_python(), source, out, files)
+    if each.name == "copy":
+        count = sum(path.is_file() for path in out.rglob("*"))
+        if count != files:
+            raise Failed(f"the copy has {count} files, expected {files}")
+        return f"{count} files are there"
+    return ""
 
 
 def _limit(each: Contestant, milliseconds: float, files: int, profile: Profile) -> int | None:

@@ -11,7 +11,8 @@ from benchmarks.storage.contest import OURS_NAME, READER, SETS
 NOTE = (
     "Every call on a source waits the time given (a library of the benchmark's own, loaded before each program). The"
     " 64 threads list the directories, open and read every file, and do nothing else. Contestants that wait for one"
-    " call at a time get a part of the files, and the time is in proportion. ¹ stores the files as they are."
+    " call at a time get a part of the files: the time beyond what they take to start is in proportion. What was"
+    " written is read back. ¹ stores the files as they are."
 )
 
 
@@ -59,7 +60,7 @@ def page(report: dict[str, Any]) -> str:
 def _cell(results: dict[str, Any], name: str) -> str:
     seconds, yardstick = (results.get(each, {}).get("seconds") for each in (name, READER))
     if not seconds:
-        return ""
+        return results.get(name, {}).get("failed", "")
     text = f"{seconds:.2f}" if seconds < 100 else f"{seconds:.0f}"
     return f"{text} ({seconds / yardstick:.2f}×)" if name == OURS_NAME and yardstick else text
 

@@ -488,8 +488,8 @@ def _meaning(error: Exception, url: str, scheme: str) -> tuple[OSError, bool]:
     if status:
         return OSError(errno.EIO, f"the server answers {status}{code}", url), status in _TRANSIENT or status >= 500
     if isinstance(error, (ValueError, exceptions.InvalidPathError)):
-        found = "its name, or that of an object below, has an empty part, '.' or '..' between two '/'"
-        return OSError(errno.EINVAL, found, url), False
+        problem = "its name, or that of an object below, has an empty part, '.' or '..' between two '/'"
+        return OSError(errno.EINVAL, problem, url), False
     if "builder error" in text:
         return OSError(errno.EINVAL, "the endpoint is no https:// or http:// URL", url), False
     if "TimedOut" in text or "timed out" in text:
