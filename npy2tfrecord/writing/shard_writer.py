@@ -15,6 +15,7 @@ from npy2tfrecord.writing.shard_encoder import encode_shard
 from npy2tfrecord.writing.shard_entry import ShardEntry
 from npy2tfrecord.writing.sink import Compressor
 from npy2tfrecord.writing.statistics import Moments
+from npy2tfrecord.writing.write_back import WriteBack
 
 
 def write_shard(
@@ -37,9 +38,10 @@ def write_shard(
     bad: dict[int, InputError] = {}
     try:
         handle = syscalls.open(path, syscalls.WRITE_FLAGS, 0o666)
+        write_back = WriteBack(handle)
         try:
             while True:
-                sink = Compressor(handle, compression)
+                sink = Compressor(handle, compression, write_back.written if sync else None)
                 if isinstance(spec, CopySpec):
                     copy_shard(spec, sink, in_flight)
                     moments: dict[str, Moments] | None = {}
@@ -53,8 +55,9 @@ def write_shard(
             if size != content.bytes:
                 raise OutputError(f"{display(path)} has {size} bytes after {content.bytes} were written")
             if sync:
-                syscalls.fsync(handle)
+                write_back.end()
         finally:
+            write_back.stop()
             syscalls.close(handle)
         sizes = np.delete(spec.record_sizes, sorted(bad))
         keys = [key for i, key in enumerate(spec.record_keys) if i not in bad] if bad else spec.record_keys

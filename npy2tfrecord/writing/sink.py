@@ -7,6 +7,7 @@ where the `isal` package is installed; the records inside are the same.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 from npy2tfrecord import syscalls
@@ -30,10 +31,10 @@ def _compressor(compression: str) -> tuple[str, Any]:
 
 
 class Compressor:
-    """Takes a shard's bytes in order and writes them to an open file."""
+    """Takes a shard's bytes in order and writes them to an open file. `wrote` is called with how many were written."""
 
-    def __init__(self, handle: int, compression: str) -> None:
-        self._handle = handle
+    def __init__(self, handle: int, compression: str, wrote: Callable[[int], None] | None = None) -> None:
+        self._handle, self._wrote = handle, wrote
         self.name: str | None = None  # and version, of what compresses
         self._deflate: Any = None
         if compression != "none":
@@ -66,6 +67,8 @@ class Compressor:
         if data:
             self._written.update(data)
             syscalls.write_all(self._handle, data)
+            if self._wrote is not None:
+                self._wrote(len(data))
 
     @property
     def content(self) -> Content:
