@@ -29,8 +29,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     "words",
     [
         ("convert", "data", "hdfs://name/x"),
-        ("convert", "s3://bucket/x", "out"),
-        ("convert", "x=s3://bucket/x", "out"),
+        ("convert", "hdfs://name/x", "out"),
+        ("convert", "x=hdfs://name/x", "out"),
         ("convert", "data", "out", "--files-from", "az://c/list"),
         ("convert", "data", "out", "--labels", "https://example.org/labels.csv"),
         ("scan", "hdfs://name/x"),
@@ -49,7 +49,7 @@ def test_urls_of_other_places_are_refused(here: Path, command: Command, words: t
 def test_no_url_becomes_a_folder_of_exports(here: Path, command: Command) -> None:
     command.ok("convert", "data", "out")
     command.refused(2, "gs:// is not supported", words=("export", "out", "gs://bucket/x"))
-    command.refused(2, "gs:// is not supported", words=("verify", "out", "--source", "gs://bucket/x"))
+    command.refused(2, "hdfs:// is not supported", words=("verify", "out", "--source", "hdfs://name/x"))
     assert sorted(path.name for path in here.iterdir()) == ["data", "out"]
 
 
@@ -58,13 +58,13 @@ def test_no_url_becomes_a_folder_of_exports(here: Path, command: Command) -> Non
     [
         lambda: npy2tfrecord.convert("data", "hdfs://name/x"),
         lambda: npy2tfrecord.convert("data", Path("hdfs://name/x")),  # which is hdfs:/name/x
-        lambda: npy2tfrecord.convert({"x": "s3://bucket/x"}, "out"),
-        lambda: npy2tfrecord.scan(b"s3://bucket/x"),
+        lambda: npy2tfrecord.convert({"x": "hdfs://name/x"}, "out"),
+        lambda: npy2tfrecord.scan(b"hdfs://name/x"),
         lambda: readers.load_manifest("hdfs://name/x"),
         lambda: readers.ArraySource(Path("hdfs://name/x")),
         lambda: readers.load_dataset("hdfs://name/x"),
         lambda: readers.load_dataset("out", cache="gs://bucket/cache"),
-        lambda: readers.load_npy("gs://bucket/x"),
+        lambda: readers.load_npy("hdfs://name/x"),
     ],
 )
 def test_functions_refuse_them_too(here: Path, function: Callable[[], object]) -> None:

@@ -663,7 +663,9 @@ REFUSALS: dict[str, Refusal] = {
         says=("4 labels", "count from 0 in each", "expected 2"),
     ),
     # --- places ---------------------------------------------------------------------------------------------------
-    "sources in a bucket": Refusal(has={}, runs="gs://bucket/x", code=2, says=("gs:// is not supported",)),
+    "sources in a place that nobody knows": Refusal(
+        has={}, runs="hdfs://name/x", code=2, says=("hdfs:// is not supported",)
+    ),
     "a table in a bucket": Refusal(
         has=FOLDER, runs="d --split s3://bucket/x.csv", code=2, says=("s3:// is not supported",)
     ),
