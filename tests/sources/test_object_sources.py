@@ -123,6 +123,15 @@ def test_worker_processes_read_a_bucket(
         assert tree(tmp_path / "bucket" / name) == tree(tmp_path / "local" / name)
 
 
+def test_the_command_and_its_workers_read_a_bucket(s3: ObjectServer, tmp_path: Path) -> None:
+    arrays = {f"{i:03}": np.full(2**17, i, np.float32) for i in range(100)}  # enough for workers, which are forks
+    root = s3.upload(save(tmp_path / "source", arrays))
+    for place, out in ((root, "bucket"), (str(tmp_path / "source"), "local")):
+        words = [sys.executable, "-m", "npy2tfrecord", "convert", "--jobs", "3", "--num-shards", "6", place, out]
+        subprocess.run(words, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, timeout=120)
+    assert tree(tmp_path / "bucket") == tree(tmp_path / "local")
+
+
 def test_parts_read_a_bucket(command: Command, s3: ObjectServer, local: Path, tmp_path: Path) -> None:
     root = s3.upload(local)
     for part in ("1/2", "2/2", None):
