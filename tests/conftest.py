@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # before any test imports TensorFlow
 
-pytest_plugins = ["object_servers"]
+pytest_plugins = ["object_servers", "fault_proxy"]
 
 # No test depends on the speed of the machine.
 settings.register_profile(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -50,8 +51,9 @@ def npz_tables(name: str | None, found: Found, options: Options, problems: list[
         def read(numbers: Iterator[int]) -> None:
             for file in numbers:
                 try:
-                    bad = problems_of[file]
-                    listed[file] = [*_sources(paths[file], file, name, found.members.get(file), options, bad, run)]
+                    chosen, bad = found.members.get(file), problems_of[file]
+                    with closing(open_source(paths[file])) as archive:
+                        listed[file] = [*_sources(archive, paths[file], file, name, chosen, options, bad, run)]
                 except InputError as error:
                     listed[file] = error
                 except OSError as error:
@@ -100,6 +102,7 @@ def _too_many(path: bytes, features: Iterable[str]) -> str:
 
 
 def _sources(
+    archive: OpenFile,
     path: bytes,
     file: int,
     name: str | None,
@@ -113,23 +116,6 @@ def _sources(
     Raises `InputError` if one can't be used; where members are examples, the error is one of `problems`, and the others
     are good.
     """
-    archive = open_source(path)
-    try:
-        yield from _members(archive, path, file, name, chosen, options, problems, run)
-    finally:
-        archive.close()
-
-
-def _members(
-    archive: OpenFile,
-    path: bytes,
-    file: int,
-    name: str | None,
-    chosen: str | None,
-    options: Options,
-    problems: list[InputError],
-    run: npz.Run,
-) -> Iterator[tuple[str, _Source]]:
     stamp = archive.stamp()
     if chosen is not None:
         members = npz.list_members(archive, path, name, member=chosen, run=run)

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,15 +50,6 @@ def whole(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Contents:
     out = tmp_path_factory.mktemp("whole") / "out"
     npy2tfrecord.convert(source, out, num_shards=SHARDS)
     return tree(out)
-
-
-@pytest.fixture
-def faulty(seaweed: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """SeaweedFS behind a proxy, and a client that does not wait long before it asks again."""
-    monkeypatch.setattr(objects, "_FIRST_PAUSE_SECONDS", 0.01)
-    with proxied(seaweed) as proxy:
-        proxy.server.use(monkeypatch)
-        yield proxy
 
 
 def new_place(server: ObjectServer) -> str:

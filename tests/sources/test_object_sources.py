@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from object_servers import ObjectServer
 import npy2tfrecord
 from npy2tfrecord.conversion import converter
 from npy2tfrecord.errors import InputError, UnstableError, UsageError
-from npy2tfrecord.storage import objects
 from npy2tfrecord.storage.objects import Prefix
 
 Sources = Mapping[str, str] | str
@@ -163,15 +162,6 @@ def test_small_files_take_a_request_each(local: Path, tmp_path: Path, faulty: Fa
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def faulty(seaweed: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
-    """SeaweedFS behind a proxy, and a client that does not wait long before it asks again."""
-    monkeypatch.setattr(objects, "_FIRST_PAUSE_SECONDS", 0.01)
-    with proxied(seaweed) as proxy:
-        proxy.server.use(monkeypatch)
-        yield proxy
 
 
 @pytest.mark.parametrize("fault", [RESET, BUSY, CUT])
@@ -336,13 +326,50 @@ def test_a_dask_cluster_reads_a_bucket(command: Command, s3: ObjectServer, local
     assert found == tree(tmp_path / "out")
 
 
+def boto_client(server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The vendor's own client: nothing of ours or obstore's decides how it writes a name."""
+    from boto3.session import Session
+
+    server.use(monkeypatch)
+    return Session("test-key", "test-secret", region_name="us-east-1").client("s3", endpoint_url=server.endpoint)
+
+
+def test_odd_names_are_taken_as_they_are(moto: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = boto_client(moto, monkeypatch)
+    names = [
+        "50%",
+        "%20",
+        "a b",
+        "a+b",
+        "x#1",
+        "what?",
+        "a*",
+        "[1]",
+        "{2}",
+        "a|b",
+        "c\\d",
+        "é",
+        "~t",
+        "a&b=c",
+        "e:1",
+        "'q'",
+    ]
+    names += [f"of {name}/x" for name in names]
+    local = save(tmp_path / "local", {name: np.full(9_000, i) for i, name in enumerate(names)})  # more than is kept
+    prefix = moto.new_prefix()
+    for name in names:
+        client.put_object(Bucket=moto.bucket, Key=f"{prefix}/{name}.npy", Body=(local / f"{name}.npy").read_bytes())
+    made = npy2tfrecord.convert(f"{moto.url}/{prefix}", tmp_path / "bucket")
+    assert made.examples == len(names)
+    npy2tfrecord.convert(local, tmp_path / "out")
+    assert tree(tmp_path / "bucket") == tree(tmp_path / "out")
+    assert npy2tfrecord.convert(f"{moto.url}/{prefix}/of %20/x.npy", tmp_path / "one").examples == 1
+
+
 def test_a_name_that_no_path_has_is_reported(
     moto: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from boto3.session import Session
-
-    moto.use(monkeypatch)
-    client = Session("test-key", "test-secret", region_name="us-east-1").client("s3", endpoint_url=moto.endpoint)
+    client = boto_client(moto, monkeypatch)
     data = save(tmp_path / "s", {"x": np.ones(3)}).joinpath("x.npy").read_bytes()
     prefix = moto.new_prefix()
     for name in ("fine", "a//b"):

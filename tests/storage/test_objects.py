@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from fault_proxy import BUSY, CONFLICT, CUT, LOST, RESET, STALL, FaultProxy, once, proxied
+from fault_proxy import BUSY, CONFLICT, CUT, LOST, RESET, STALL, FaultProxy, once
 from object_servers import ObjectServer, forget_clouds
 
 from npy2tfrecord import paths
@@ -136,15 +136,6 @@ def test_any_name_is_kept(place: Prefix) -> None:
 
 
 # --- faults -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def faulty(seaweed: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> FaultProxy:
-    """SeaweedFS behind a proxy, and a client that does not wait long before it asks again."""
-    monkeypatch.setattr(objects, "_FIRST_PAUSE_SECONDS", 0.01)
-    with proxied(seaweed) as proxy:
-        proxy.server.use(monkeypatch)
-        yield proxy
 
 
 @pytest.mark.parametrize("fault", [RESET, CUT, LOST, BUSY, STALL])

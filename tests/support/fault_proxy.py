@@ -14,7 +14,10 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+import pytest
 from object_servers import ObjectServer
+
+from npy2tfrecord.storage import objects
 
 PASS, RESET, CUT, LOST, BUSY, CONFLICT, STALL = "pass", "reset", "cut", "lost", "busy", "conflict", "stall"
 """What becomes of a request: it passes; the connection is reset before the store is asked, in the middle of its answer,
@@ -164,3 +167,12 @@ def proxied(server: ObjectServer) -> Iterator[FaultProxy]:
         listener.shutdown()
         listener.server_close()
         thread.join()
+
+
+@pytest.fixture
+def faulty(seaweed: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultProxy]:
+    """SeaweedFS behind a proxy, and a client that does not wait long before it asks again."""
+    monkeypatch.setattr(objects, "_FIRST_PAUSE_SECONDS", 0.01)
+    with proxied(seaweed) as proxy:
+        proxy.server.use(monkeypatch)
+        yield proxy
