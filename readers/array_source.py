@@ -11,8 +11,8 @@ import operator
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import accumulate, groupby
 from typing import Any, NamedTuple, SupportsIndex, overload
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from npy2tfrecord.errors import DamageError, UsageError, display
 from npy2tfrecord.formats.example import KEY, LABEL
 from npy2tfrecord.formats.manifest import Manifest
-from npy2tfrecord.formats.shard import array_of, key_of, label_of
+from npy2tfrecord.formats.shard import ArrayForm, key_of, label_of
 from npy2tfrecord.formats.tfrecord import unframe
 from npy2tfrecord.storage.in_flight import InFlight
 from npy2tfrecord.storage.open_files import OpenFile
@@ -34,6 +34,10 @@ from readers.shards.index import Keys, Table, load_keys, load_table
 from readers.shards.presence import check_shards, open_shard
 from readers.windows import START, Windows, choose_axes
 
+# An example: a record of a shard, where its window begins if windows are read, and its place in the list that is made.
+_Wanted = tuple[int, int, int]
+# What makes a column's value of a record, the numbers of its data set's classes and where a window begins.
+_Value = Callable[[Mapping[str, Any], "tuple[int, ...] | None", int], Any]
 Example = Any  # a dict of arrays, an array or a tuple, in each other too, as `features` says
 
 _MAX_OPEN = 128  # shards kept open by one source
@@ -50,20 +54,17 @@ class _Counted(NamedTuple):
     ends: np.ndarray
 
 
-class _Wanted(NamedTuple):
-    """An example: a record of a shard, and where its window begins, if windows are read."""
-
-    record: int
-    start: int
-
-
 class _Run(NamedTuple):
-    """Examples of a shard that are read together, and the place in a list that each goes to."""
+    """Examples of rising records of one shard that are read together, and where each record is in the file."""
 
     shard: int
-    base: int  # offset in the file
-    size: int
-    wanted: list[tuple[_Wanted, int]]
+    wanted: Sequence[_Wanted]
+    offsets: Sequence[int]
+    sizes: Sequence[int]
+
+    @property
+    def size(self) -> int:
+        return self.offsets[-1] + self.sizes[-1] - self.offsets[0]
 
 
 class ArraySource:
@@ -98,10 +99,10 @@ class ArraySource:
         selection = splits.select(self.manifest, split)
         self._structure = name_columns(self.manifest, self._features, self._window is not None)
         self._columns = columns_of(self._structure)
+        self._is_flat = self._structure == {column: column for column in self._columns}
         for column in self._columns:
             if column.endswith(LENGTH):
                 raise UsageError(f"{column!r}: arrays here have their own shape; there is no length to ask for")
-        self._infos = {info.name: (info, info.array_dtype) for info in self.manifest.features}
         self._shards = selection.shards
         self._parts = selection.parts
         self._ends = list(accumulate(part.count for part in self._parts))
@@ -109,6 +110,7 @@ class ArraySource:
         axes = choose_axes(used, self._window) if self._window is not None else {}
         check_shards([self._shards[part.shard] for part in self._parts])
         self._windows = self._count_windows(axes, _counted)
+        self._values = [(column, _value_of(column, self.manifest, self._windows)) for column in self._columns]
         self._start()
 
     def _count_windows(self, axes: Mapping[str, int], counted: _Counted | None) -> Windows | None:
@@ -156,22 +158,19 @@ class ArraySource:
 
     def __iter__(self) -> Iterator[Example]:
         """All examples in order, many read at a time."""
-        if not self._most_waiting:
-            for shard, wanted in self._stretches():
-                yield from self._read_wanted(shard, wanted)
-            return
-        held, size = list[_Run](), 0
-        for shard, wanted in self._stretches():
-            run = self._run_of(shard, wanted)
-            held.append(run)
-            size += run.size
-            if size > _HELD_BYTES - _RUN_BYTES:
-                yield from self._read_runs(held)
-                held, size = [], 0
-        yield from self._read_runs(held)
+        most = _HELD_BYTES - _RUN_BYTES if self._most_waiting else 0
+        held, count, size = list[_Run](), 0, 0
+        for shard, examples in self._stretches():
+            held += self._cut(shard, [(*example, count + i) for i, example in enumerate(examples)])
+            count += len(examples)
+            size += held[-1].size
+            if size > most:
+                yield from self._read_runs(held, count)
+                held, count, size = [], 0, 0
+        yield from self._read_runs(held, count)
 
-    def _stretches(self) -> Iterator[tuple[int, list[_Wanted]]]:
-        """All examples in order, as many at a time as are read together, with their shard."""
+    def _stretches(self) -> Iterator[tuple[int, list[tuple[int, int]]]]:
+        """All records in order and where their windows begin, as many at a time as are read together; their shard."""
         for part, end in zip(self._parts, self._ends, strict=True):
             self._load_shards([part.shard])
             table = self._table(part.shard)
@@ -183,9 +182,9 @@ class ArraySource:
                 stop = int(np.searchsorted(offsets, whole + _RUN_BYTES, side="right"))
                 run = range(record, max(record + 1, min(stop, last)))
                 before = end - part.count - part.first
-                wanted = [_Wanted(i, start) for i in run for start in self._starts(before + i)]
-                if wanted:
-                    yield part.shard, wanted
+                examples = [(i, begin) for i in run for begin in self._starts(before + i)]
+                if examples:
+                    yield part.shard, examples
                 record = run.stop
 
     @overload
@@ -197,10 +196,14 @@ class ArraySource:
             return self._read_many(range(len(self))[index])
         if isinstance(index, Iterable):
             return self._read_many([operator.index(i) for i in index])
-        shard, wanted = self._find(operator.index(index))
+        shard, record, begin = self._find(operator.index(index))
         if self._most_waiting:
             self._load_shards([shard])
-        return next(self._read_wanted(shard, (wanted,)))
+        offsets, sizes = self._table(shard)
+        run = _Run(shard, ((record, begin, 0),), (int(offsets[record]),), (int(sizes[record]),))
+        found: list[Example] = [None]
+        self._read_run(run, found)
+        return found[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Example]:
         """What torch.utils.data.DataLoader asks a batch with."""
@@ -234,7 +237,8 @@ class ArraySource:
         """Where the windows of a record begin; 0 for a whole one."""
         return (0,) if self._windows is None else self._windows.starts(position)
 
-    def _find(self, index: int) -> tuple[int, _Wanted]:
+    def _find(self, index: int) -> tuple[int, int, int]:
+        """An example's shard, its record there, and where its window begins."""
         count = len(self)
         position = index + count if index < 0 else index
         if not 0 <= position < count:
@@ -244,7 +248,7 @@ class ArraySource:
             position, begin = self._windows.find(position)
         part = bisect_right(self._ends, position)
         start = self._ends[part - 1] if part else 0
-        return self._parts[part].shard, _Wanted(self._parts[part].first + position - start, begin)
+        return self._parts[part].shard, self._parts[part].first + position - start, begin
 
     def _table(self, shard: int) -> Table:
         """Where the records of a shard are."""
@@ -293,36 +297,24 @@ class ArraySource:
         """In the order asked for, but read in the order of the shards, neighbours together."""
         places = [(*self._find(index), i) for i, index in enumerate(indices)]
         places.sort()
-        self._load_shards(sorted({shard for shard, _, _ in places}))
-        found: list[Example] = [None] * len(places)
-        held, size = list[_Run](), 0
-        for run in self._runs(places):
-            if held and size + run.size > _HELD_BYTES:
-                self._decode_runs(held, found)
-                held, size = [], 0
-            held.append(run)
-            size += run.size
-        self._decode_runs(held, found)
-        return found
+        by_shard = {shard: [each[1:] for each in group] for shard, group in groupby(places, operator.itemgetter(0))}
+        self._load_shards([*by_shard])
+        runs = [run for shard, wanted in by_shard.items() for run in self._cut(shard, wanted)]
+        return self._read_runs(runs, len(places))
 
-    def _runs(self, places: Sequence[tuple[int, _Wanted, int]]) -> Iterator[_Run]:
-        """What is read by one call each, of (shard, example, place in the list) in rising order."""
-        start = 0
-        while start < len(places):
-            shard, (first, _), _ = places[start]
-            offsets, sizes = self._table(shard)
-            stop = start + 1
-            while stop < len(places) and places[stop][0] == shard:
-                before, record = places[stop - 1][1].record, places[stop][1].record
-                gap = offsets[record] - offsets[before] - sizes[before]
-                if gap > _GAP_BYTES or offsets[record] - offsets[first] > _RUN_BYTES:
-                    break
-                stop += 1
-            last = places[stop - 1][1].record
-            base = int(offsets[first])
-            wanted = [(each, place) for _, each, place in places[start:stop]]
-            yield _Run(shard, base, int(offsets[last]) + int(sizes[last]) - base, wanted)
-            start = stop
+    def _cut(self, shard: int, wanted: Sequence[_Wanted]) -> Iterator[_Run]:
+        """Runs of examples of rising records: what lies close together is read by one call."""
+        table = self._table(shard)
+        records = [each[0] for each in wanted]
+        offsets, sizes = table.offsets[records].tolist(), table.sizes[records].tolist()
+        first = 0
+        for i in range(1, len(wanted) + 1):
+            if i < len(wanted):
+                gap = offsets[i] - offsets[i - 1] - sizes[i - 1]
+                if gap <= _GAP_BYTES and offsets[i] - offsets[first] <= _RUN_BYTES:
+                    continue
+            yield _Run(shard, wanted[first:i], offsets[first:i], sizes[first:i])
+            first = i
 
     def _requests(self) -> InFlight:
         """The reads of this process that are under way: its threads end soon after a list is read."""
@@ -330,66 +322,43 @@ class ArraySource:
             self._in_flight = os.getpid(), InFlight(begin=self._most_waiting, idle=_IDLE_SECONDS)
         return self._in_flight[1]
 
-    def _decode_runs(self, runs: Sequence[_Run], found: list[Example]) -> None:
-        """Read runs, many at a time where storage waits, and put their examples into their places."""
-        data = [memoryview(bytearray(run.size)) for run in runs]
+    def _read_runs(self, runs: Sequence[_Run], count: int) -> list[Example]:
+        """The `count` examples of runs, in their places. Many runs are read at a time where storage waits."""
+        found: list[Example] = [None] * count
 
         def read(numbers: Iterator[int]) -> None:
             for i in numbers:
-                self._read(runs[i].shard, data[i], runs[i].base)
+                self._read_run(runs[i], found)
 
-        if len(runs) == 1:
-            read(iter((0,)))
-        elif runs:
-            self._requests().run(read, range(len(runs)))
-        for run, bytes_read in zip(runs, data, strict=True):
-            examples = self._decode_run(run.shard, [each for each, _ in run.wanted], bytes_read)
-            for (_, place), example in zip(run.wanted, examples, strict=True):
-                found[place] = example
+        first = size = 0
+        for i, run in enumerate(runs):
+            size += run.size
+            if i + 1 == len(runs) or size + _RUN_BYTES > _HELD_BYTES:
+                if first < i:
+                    self._requests().run(read, range(first, i + 1))
+                else:
+                    self._read_run(run, found)
+                first, size = i + 1, 0
+        return found
 
-    def _run_of(self, shard: int, wanted: Sequence[_Wanted]) -> _Run:
-        """The run that holds these examples, of rising records, in their order."""
-        offsets, sizes = self._table(shard)
-        base, last = int(offsets[wanted[0].record]), wanted[-1].record
-        size = int(offsets[last]) + int(sizes[last]) - base
-        return _Run(shard, base, size, [(each, place) for place, each in enumerate(wanted)])
-
-    def _read_runs(self, runs: Sequence[_Run]) -> Iterator[Example]:
-        """The examples of runs, in their order."""
-        moved, count = list[_Run](), 0
-        for run in runs:
-            moved.append(run._replace(wanted=[(each, count + place) for each, place in run.wanted]))
-            count += len(run.wanted)
-        found: list[Example] = [None] * count
-        self._decode_runs(moved, found)
-        yield from found
-
-    def _read_wanted(self, shard: int, wanted: Sequence[_Wanted]) -> Iterator[Example]:
-        """Examples of rising records of one shard, by one read."""
-        run = self._run_of(shard, wanted)
+    def _read_run(self, run: _Run, found: list[Example]) -> None:
+        """Read a run by one call, and put its examples into their places."""
+        shard, base = run.shard, run.offsets[0]
         data = memoryview(bytearray(run.size))
-        self._read(shard, data, run.base)
-        return self._decode_run(shard, wanted, data)
-
-    def _decode_run(self, shard: int, wanted: Sequence[_Wanted], data: memoryview) -> Iterator[Example]:
-        """Examples of rising records of one shard, from the bytes that hold them."""
-        offsets, sizes = self._table(shard)
-        keys = self._keys_of(shard)
-        base = int(offsets[wanted[0].record])
+        self._read(shard, data, base)
+        keys, classes = self._keys_of(shard), self._shards[shard].classes
         parsed, columns = -1, dict[str, Any]()
-        for record, begin in wanted:
-            start = int(offsets[record]) - base
+        for (record, begin, place), offset, size in zip(run.wanted, run.offsets, run.sizes, strict=True):
             try:
                 if record != parsed:  # its windows come one behind the other
-                    columns = self._templates.parse(unframe(data[start : start + int(sizes[record])]))
+                    columns = self._templates.parse(unframe(data[offset - base : offset - base + size]))
                     if not keys.is_at(record, key_of(columns)):
                         raise DamageError("a whole record, but not the one that was written there")
                     parsed = record
-                example = self._decode(columns, self._shards[shard].classes, begin)
+                found[place] = self._decode(columns, classes, begin)
             except DamageError as error:
-                file = self._shards[shard].path
-                raise DamageError(f"{display(file)}: record {record} at offset {base + start}: {error}") from None
-            yield example
+                path = display(self._shards[shard].path)
+                raise DamageError(f"{path}: record {record} at offset {offset}: {error}") from None
 
     def _read(self, shard: int, data: memoryview, offset: int) -> None:
         file = self._file(shard)  # held while it is read: another thread may drop it from those kept open
@@ -404,24 +373,24 @@ class ArraySource:
             path = self._shards[shard].path
             raise DamageError(f"{display(path)}: {problem}")
 
-    def _decode(self, columns: Mapping[str, Any], classes: tuple[int, ...] | None, start: int) -> Example:
-        return fill(self._structure, {column: self._value(columns, column, classes, start) for column in self._columns})
+    def _decode(self, columns: Mapping[str, Any], classes: tuple[int, ...] | None, begin: int) -> Example:
+        values = {column: value(columns, classes, begin) for column, value in self._values}
+        return values if self._is_flat else fill(self._structure, values)
 
-    def _value(self, columns: Mapping[str, Any], column: str, classes: tuple[int, ...] | None, start: int) -> Any:
-        if column == START and self._windows is not None:
-            return start
-        value = columns.get(column)
-        if column == LABEL:
-            return renumbered(label_of(columns, self.manifest), classes)
-        if not isinstance(value, memoryview):
-            raise DamageError(f"the example has no {column!r}")
-        if column == KEY:
-            return str(value, "utf-8", "surrogateescape")
-        info, dtype = self._infos[column]
-        array = array_of(columns, info)
-        if self._windows is not None and column in self._windows.axes:
-            array = self._windows.cut(array, column, start)
-        return array.astype(dtype)  # a copy: aligned, writable, and not holding on to its neighbours
+
+def _value_of(column: str, manifest: Manifest, windows: Windows | None) -> _Value:
+    if column == START and windows is not None:
+        return lambda columns, classes, begin: begin
+    if column == LABEL:
+        return lambda columns, classes, begin: renumbered(label_of(columns, manifest), classes)
+    if column == KEY:
+        return lambda columns, classes, begin: str(key_of(columns), "utf-8", "surrogateescape")
+    info = manifest.feature(column)
+    form, dtype = ArrayForm(info), info.array_dtype
+    # A copy: aligned, writable, and not holding on to its neighbours.
+    if windows is not None and column in windows.axes:
+        return lambda columns, classes, begin: windows.cut(form.array_of(columns), column, begin).astype(dtype)
+    return lambda columns, classes, begin: form.array_of(columns).astype(dtype)
 
 
 def renumbered(label: float, classes: tuple[int, ...] | None) -> float:

@@ -6,6 +6,7 @@ An index has a line for each record with its offset and size, a file of keys a l
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import re
 import stat
@@ -287,29 +288,44 @@ def key_of(example: Mapping[str, Value]) -> bytes:
     return bytes(key)
 
 
+class ArrayForm:
+    """What a feature's arrays are by the manifest, ready to be compared with many examples."""
+
+    def __init__(self, info: FeatureInfo) -> None:
+        self._info = info
+        self._name, self._shape_name, self._dtype_name = info.name, f"{info.name}/shape", f"{info.name}/dtype"
+        self._dtype_text = info.dtype.encode()
+        dtype = info.array_dtype
+        self._itemsize, self._stored_dtype = dtype.itemsize, dtype.newbyteorder("<")
+        self._only_shape = list(info.min_shape) if info.min_shape == info.max_shape else None
+
+    def array_of(self, example: Mapping[str, Value]) -> np.ndarray:
+        """The feature's array, without a copy. Raises `DamageError` unless it is as the manifest describes it."""
+        data, shape = example.get(self._name), example.get(self._shape_name)
+        dtype = example.get(self._dtype_name)
+        if not isinstance(data, memoryview) or not isinstance(shape, list) or not isinstance(dtype, memoryview):
+            raise DamageError(f"the example lacks {self._name!r}, or its shape or dtype")
+        if dtype != self._dtype_text:
+            raise DamageError(f"{self._name!r} is {bytes(dtype[:40])!r}, the manifest says {self._info.dtype}")
+        if shape != self._only_shape:
+            self._check_shape(shape)
+        if math.prod(shape, start=self._itemsize) != len(data):
+            size = math.prod(shape, start=self._itemsize)
+            raise DamageError(f"{self._name!r} has {len(data)} bytes, its shape {shape} makes {size}")
+        try:
+            return np.frombuffer(data, self._stored_dtype).reshape(shape)
+        except ValueError as error:  # nothing, of a shape that NumPy cannot have
+            raise DamageError(f"{self._name!r} has shape {shape}: {error}") from None
+
+    def _check_shape(self, shape: list[int]) -> None:
+        low, high = self._info.min_shape, self._info.max_shape
+        if len(shape) != len(low) or not all(a <= n <= b for n, a, b in zip(shape, low, high, strict=True)):
+            raise DamageError(f"{self._name!r} has shape {shape[:40]}, the manifest says {low} to {high}")
+
+
 def array_of(example: Mapping[str, Value], info: FeatureInfo) -> np.ndarray:
-    """A feature's array, without a copy. Raises `DamageError` unless it is as the manifest describes the feature."""
-    name = info.name
-    data, shape, dtype = example.get(name), example.get(f"{name}/shape"), example.get(f"{name}/dtype")
-    if not isinstance(data, memoryview) or not isinstance(shape, list) or not isinstance(dtype, memoryview):
-        raise DamageError(f"the example lacks {name!r}, or its shape or dtype")
-    if bytes(dtype) != info.dtype.encode():
-        raise DamageError(f"{name!r} is {bytes(dtype[:40])!r}, the manifest says {info.dtype}")
-    fits = len(shape) == info.rank and all(
-        low <= n <= high for n, low, high in zip(shape, info.min_shape, info.max_shape, strict=True)
-    )
-    if not fits:
-        raise DamageError(f"{name!r} has shape {shape[:40]}, the manifest says {info.min_shape} to {info.max_shape}")
-    numpy_dtype = info.array_dtype
-    size = numpy_dtype.itemsize
-    for n in shape:
-        size *= n
-    if size != len(data):
-        raise DamageError(f"{name!r} has {len(data)} bytes, its shape {shape} makes {size}")
-    try:
-        return np.frombuffer(data, dtype=numpy_dtype.newbyteorder("<")).reshape(shape)
-    except ValueError as error:  # nothing, of a shape that NumPy cannot have
-        raise DamageError(f"{name!r} has shape {shape}: {error}") from None
+    """A feature's array, as `ArrayForm` gives it, of one example alone."""
+    return ArrayForm(info).array_of(example)
 
 
 def label_of(example: Mapping[str, Value], manifest: Manifest) -> int | float:

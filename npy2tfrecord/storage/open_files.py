@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from npy2tfrecord import syscalls
@@ -102,8 +102,9 @@ class LocalFile:
         if handle >= 0:
             syscalls.close(handle)
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
+        if self.handle >= 0:  # maybe at the end of Python, when modules have nothing in them any more
+            close(self.handle)
 
 
 def open_source(path: bytes, expected: int | None = None) -> OpenFile:

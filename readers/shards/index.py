@@ -47,7 +47,8 @@ class Keys:
     def is_at(self, record: int, key: bytes) -> bool:
         """Whether a record's key is this one."""
         start = int(self._ends[record - 1]) + 1 if record else 0
-        return self._lines[start : int(self._ends[record]) + 1] == encode_keys([key])
+        line = self._lines[start : int(self._ends[record])]
+        return line == (key if b"\\" not in key and b"\n" not in key else encode_keys([key])[:-1])
 
     def find(self, key: bytes) -> int | None:
         """The number of the record with this key."""

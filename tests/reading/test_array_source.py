@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import gc
 import multiprocessing
 import os
 import pickle
@@ -238,3 +239,29 @@ def test_a_dtype_that_the_manifest_does_not_name_is_damage(tmp_path: Path) -> No
             DamageError, match=r"record \d at offset \d+: 'array' is b'int32', the manifest says float32"
         ):
             readers.ArraySource(path)[i]
+
+
+def test_files_are_closed_when_nothing_holds_the_source(data: Any) -> None:
+    path, _ = data
+    gc.collect()
+    gc.disable()  # a cycle would keep them open until it is found
+    try:
+        before = len(os.listdir("/dev/fd"))
+        source = readers.ArraySource(path)
+        assert source[5]["label"] == 2
+        assert len(os.listdir("/dev/fd")) == before + 1
+        del source
+        assert len(os.listdir("/dev/fd")) == before
+    finally:
+        gc.enable()
+
+
+def test_files_are_closed_in_silence_at_the_end_of_python(tmp_path: Path) -> None:
+    out = write_dataset(tmp_path, [np.arange(3)])
+    # An array that NumPy's module holds goes late, when ours have nothing in them any more.
+    code = (
+        f"import numpy, readers; source = readers.ArraySource({str(out)!r}); source[0];"
+        " numpy.held = numpy.full(1, None, object); numpy.held[0] = source"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
