@@ -9,8 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import threading
+from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache, partial
+from itertools import islice
 
 from xxhash import xxh3_64_intdigest
 
@@ -20,7 +23,7 @@ from npy2tfrecord.storage.local import FileStarts, WholeFiles
 from npy2tfrecord.storage.objects import ObjectInfo, Prefix
 from npy2tfrecord.storage.open_files import PIECE_BYTES, STAMP_MASK
 
-_PIECES = 4  # of an object, requested at the same time
+MOST_PIECES = 8  # of an object, requested at the same time
 _SMALL_BYTES = 64 * 2**10  # a smaller read of a source takes as long as one of so many bytes
 _GAP_BYTES = 64 * 2**10  # between two ranges: reading them takes less than another request
 
@@ -131,10 +134,20 @@ class ObjectFile:
 
     def pieces(self) -> Iterator[memoryview]:
         info = self._known()
-        for first in range(0, info.size, _PIECES * PIECE_BYTES):
-            starts = range(first, min(first + _PIECES * PIECE_BYTES, info.size), PIECE_BYTES)
-            ranges = [(start, min(start + PIECE_BYTES, info.size)) for start in starts]
-            yield from self._prefix.read_ranges(self._name, ranges, etag=info.etag, gap=-1)
+        read = partial(self._prefix.read_range, self._name, etag=info.etag)
+        starts = iter(range(0, info.size, PIECE_BYTES))
+        with ThreadPoolExecutor(MOST_PIECES) as executor:
+            under_way: deque[Future[memoryview]] = deque()
+            try:
+                while True:
+                    for start in islice(starts, MOST_PIECES - len(under_way)):
+                        under_way.append(executor.submit(read, start, start + PIECE_BYTES))
+                    if not under_way:
+                        return
+                    yield under_way.popleft().result()
+            finally:
+                for each in under_way:
+                    each.cancel()
 
     def close(self) -> None:
         """Nothing is open."""

@@ -27,12 +27,15 @@ from npy2tfrecord import syscalls
 from npy2tfrecord.errors import DamageError, OutputError, UsageError, display
 from npy2tfrecord.formats.manifest import TAIL_BYTES
 from npy2tfrecord.formats.shard import ContentHash
+from npy2tfrecord.storage.object_files import MOST_PIECES
+from npy2tfrecord.storage.open_files import PIECE_BYTES
 from readers.manifests import PlacedShard
 from readers.shards.presence import open_shard
 
 MOST_BYTES = 100 * 10**9  # of the default limit, which is half of what the disk has free where that is less
-FETCHES = 4  # shards at a time
 MOST_AHEAD = 8  # shards that are fetched before they are read
+_REQUESTS = 16  # at a time
+_FEWEST_FETCHES = 2  # shards at a time, and no more where these have so many requests: the first one comes sooner
 _PAUSE_SECONDS = 0.02  # between two looks at a lock
 _WHOLE, _UNFINISHED = ".tfrecord", ".part"
 
@@ -242,11 +245,16 @@ class Fetcher:
         """One for a pipeline that reads up to `lanes` shards at the same time, and announces others before."""
         largest = max((shard.bytes for shard in shards), default=0)
         ahead = max(1, min(MOST_AHEAD, cache.limit // 4 // max(1, largest)))
-        return cls(shards, cache, ahead=ahead, held=2 * lanes + ahead)
+        pieces = min(MOST_PIECES, max(1, largest // PIECE_BYTES))
+        return cls(
+            shards, cache, ahead=ahead, held=2 * lanes + ahead, fetches=max(_FEWEST_FETCHES, _REQUESTS // pieces)
+        )
 
-    def __init__(self, shards: Sequence[PlacedShard], cache: ShardCache, *, ahead: int, held: int) -> None:
+    def __init__(
+        self, shards: Sequence[PlacedShard], cache: ShardCache, *, ahead: int, held: int, fetches: int
+    ) -> None:
         self.ahead = ahead  # shards to be announced before they are read
-        self._shards, self._cache, self._held = shards, cache, held
+        self._shards, self._cache, self._held, self._fetches = shards, cache, held, fetches
         self._tasks: OrderedDict[int, _Task] = OrderedDict()  # the one that was asked for last at the end
         self._queue: deque[int] = deque()
         self._threads = 0
@@ -284,7 +292,7 @@ class Fetcher:
         if task is None:
             task = self._tasks[shard] = _Task()
             put(shard)
-            if self._threads < FETCHES:
+            if self._threads < self._fetches:
                 self._threads += 1
                 threading.Thread(target=self._work, name="shard-fetcher", daemon=True).start()
         self._tasks.move_to_end(shard)
