@@ -161,9 +161,10 @@ class ArraySource:
         most = _HELD_BYTES - _RUN_BYTES if self._most_waiting else 0
         held, count, size = list[_Run](), 0, 0
         for shard, examples in self._stretches():
-            held += self._cut(shard, [(*example, count + i) for i, example in enumerate(examples)])
+            runs = [*self._cut(shard, [(*example, count + i) for i, example in enumerate(examples)])]
+            held += runs
             count += len(examples)
-            size += held[-1].size
+            size += sum(run.size for run in runs)
             if size > most:
                 yield from self._read_runs(held, count)
                 held, count, size = [], 0, 0

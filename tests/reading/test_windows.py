@@ -259,3 +259,25 @@ def test_a_copy_in_another_process_counts_windows_again_only_if_the_set_is_anoth
     assert [(example["key"], example["start"]) for example in changed] == [
         (key_of(i), start) for i, start in windows_of(lengths[::-1], 4, 2)
     ]
+
+
+def test_only_so_many_bytes_are_held_while_all_windows_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrays = [np.full((3 + 2 * (i % 2), 100), i, np.float64) for i in range(60)]  # every second one is too short
+    source = readers.ArraySource(write_dataset(tmp_path, arrays), window=5)
+    monkeypatch.setattr("readers.array_source._GAP_BYTES", 0)
+    monkeypatch.setattr("readers.array_source._RUN_BYTES", 20_000)
+    monkeypatch.setattr("readers.array_source._HELD_BYTES", 32_000)
+    monkeypatch.setattr(source, "_most_waiting", 4)  # as in a bucket
+    held = []
+    real = source._read_runs
+
+    def read_runs(runs: Any, count: int) -> Any:
+        held.append(sum(run.size for run in runs))
+        return real(runs, count)
+
+    monkeypatch.setattr(source, "_read_runs", read_runs)
+    assert [int(example["array"][0, 0]) for example in source] == list(range(1, 60, 2))
+    assert len(held) > 5
+    assert max(held) <= 32_000
