@@ -26,7 +26,7 @@ from npy2tfrecord.formats.shard import (
     parse_keys,
     records_in,
 )
-from npy2tfrecord.jobs import dask_cluster, pool
+from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options, Sources, anchored, parse_place, parse_sources
 from npy2tfrecord.options import Path as AnyPath
 from npy2tfrecord.paths import is_bucket
@@ -84,7 +84,7 @@ def verify(
     jobs = pool.effective_jobs(jobs)
     damaged = _check_neighbours(files, manifest)
     needed = () if source is None else anchored(parse_sources(source), backend)
-    with dask_cluster.connected(
+    with pool.connected(
         backend, scheduler, jobs, [*([] if is_bucket(path) else [os.fsencode(path)]), *(each.path for each in needed)]
     ):
         damaged |= _check_shards(files, manifest, jobs, backend)

@@ -26,7 +26,7 @@ from npy2tfrecord.conversion.surveyor import keep_small_files, survey
 from npy2tfrecord.errors import Error, InputError, OutputError, UnstableError, UsageError, display
 from npy2tfrecord.formats.manifest import FILE_NAME, Manifest
 from npy2tfrecord.formats.neighbours import neighbour_files
-from npy2tfrecord.jobs import dask_cluster, pool
+from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import (
     DEFAULT_SHARD_SIZE,
     Dtype,
@@ -48,7 +48,6 @@ from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.joiner import join
 from npy2tfrecord.planning.plan import Arrangement, Plan
 from npy2tfrecord.planning.planner import plan
-from npy2tfrecord.planning.records import MergePlan
 from npy2tfrecord.sources.finder import Batch, collect, find, passed_over
 from npy2tfrecord.sources.scanner import Scan
 from npy2tfrecord.storage.kept import KeptFiles
@@ -56,6 +55,7 @@ from npy2tfrecord.writing.shard_entry import ShardEntry
 
 if TYPE_CHECKING:
     from npy2tfrecord.output.bucket_workspace import BucketWorkspace
+    from npy2tfrecord.planning.records import MergePlan
 
 _SECONDS_FOR_PROCESSES = 0.1  # of work; less is done here sooner than worker processes are started
 _SECONDS_A_BYTE, _SECONDS_A_RECORD, _SECONDS_A_READ = 2.1e-9, 3e-6, 7e-6
@@ -217,7 +217,7 @@ class Conversion:
         options = self.options
         paths = [source.path for source in self.sources if not is_bucket(source.path)]
         jobs = pool.effective_jobs(options.jobs)
-        with dask_cluster.connected(options.backend, options.scheduler, jobs, paths), ExitStack() as stack:
+        with pool.connected(options.backend, options.scheduler, jobs, paths), ExitStack() as stack:
             if not dry_run and (kept := self._kept_files()) is not None:
                 self._memory = stack.enter_context(kept)
             return self._run(dry_run, damaged)

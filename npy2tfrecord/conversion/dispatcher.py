@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import WorkerError
 from npy2tfrecord.formats.manifest import ShardInfo
@@ -13,10 +13,12 @@ from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Options
 from npy2tfrecord.output.place import OutputPlace, check_rewritten
 from npy2tfrecord.planning.plan import Plan, ShardSpec
-from npy2tfrecord.planning.records import CopySpec, MergePlan
 from npy2tfrecord.writing.encoding import forget_buffers
 from npy2tfrecord.writing.shard_entry import ShardEntry
 from npy2tfrecord.writing.shard_writer import write_shard
+
+if TYPE_CHECKING:
+    from npy2tfrecord.planning.records import CopySpec, MergePlan
 
 
 def write_all(

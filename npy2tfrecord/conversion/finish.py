@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,10 +15,12 @@ from npy2tfrecord.options import Options
 from npy2tfrecord.planning.feature_summary import channels_of, summarize
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.plan import Arrangement, Plan
-from npy2tfrecord.planning.records import MergePlan
-from npy2tfrecord.sources.record_sets import RecordTable
 from npy2tfrecord.writing.shard_entry import ShardEntry
 from npy2tfrecord.writing.statistics import Moments
+
+if TYPE_CHECKING:
+    from npy2tfrecord.planning.records import MergePlan
+    from npy2tfrecord.sources.record_sets import RecordTable
 
 
 def planned_entries(planned: Arrangement) -> dict[str, ShardEntry]:

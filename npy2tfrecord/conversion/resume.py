@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import chain
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord.errors import ConflictError, display
 from npy2tfrecord.formats.manifest import BESIDE, FORMAT_VERSION, Hash, Manifest, beside
@@ -13,8 +13,10 @@ from npy2tfrecord.options import Options
 from npy2tfrecord.output.place import Candidate, Jobs, OutputPlace
 from npy2tfrecord.planning.fingerprint import Fingerprint
 from npy2tfrecord.planning.plan import Plan
-from npy2tfrecord.planning.records import MergePlan
 from npy2tfrecord.writing.shard_entry import ShardEntry
+
+if TYPE_CHECKING:
+    from npy2tfrecord.planning.records import MergePlan
 
 Entries = dict[str, ShardEntry]  # by the shard's file
 

@@ -13,7 +13,7 @@ from npy2tfrecord.conversion.progress import Progress, ProgressFunction
 from npy2tfrecord.errors import InputError, UsageError, display
 from npy2tfrecord.formats.dtypes import dtype_from_name
 from npy2tfrecord.formats.manifest import FeatureInfo
-from npy2tfrecord.jobs import dask_cluster, pool
+from npy2tfrecord.jobs import pool
 from npy2tfrecord.options import Dtype, Options, Path, Rank, Sources, anchored, parse_sources
 from npy2tfrecord.paths import is_bucket
 from npy2tfrecord.planning.examples import Examples
@@ -126,7 +126,7 @@ def scan(
     parsed = anchored(parse_sources(sources), backend)
     cores = pool.effective_jobs(options.jobs)
     paths = [source.path for source in parsed if not is_bucket(source.path)]
-    with dask_cluster.connected(backend, scheduler, cores, paths):
+    with pool.connected(backend, scheduler, cores, paths):
         scanned = survey(find(parsed, options), options, _reporting(progress))
     examples, obstacle = _join_all(scanned, options)
     size = shards = 0

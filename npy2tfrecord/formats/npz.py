@@ -9,18 +9,20 @@ from __future__ import annotations
 import errno
 import os
 import struct
-import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader, RawIOBase
 from operator import itemgetter
-from typing import Any, BinaryIO, Protocol, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, cast
 
 from npy2tfrecord.errors import InputError, display
 from npy2tfrecord.formats.file_types import NPY_MAGIC, not_of_type
 from npy2tfrecord.formats.npy import FIRST_READ_BYTES, Header, check_size, cut_in_header, header_size, parse_header
+
+if TYPE_CHECKING:
+    import zipfile
 
 _CHUNK_BYTES = 1 << 18
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
@@ -199,6 +201,8 @@ def list_members(
     read. `run` may read several at the same time. Raises `InputError`, `OSError`; the errors of single members go to
     `bad` instead if that is given.
     """
+    import zipfile  # here and below: a conversion of .npy files starts without it
+
     start = file.read(FIRST_READ_BYTES, 0)
     if not start.startswith((b"PK\3\4", b"PK\5\6")):  # with anything before, NumPy takes it for a pickle
         raise not_of_type("an .npz file", start, path)
@@ -281,6 +285,8 @@ def _ends(infos: list[zipfile.ZipInfo], directory: int) -> dict[str, int]:
 
 
 def _read_member(file: File, info: zipfile.ZipInfo, path: bytes, end: int) -> tuple[Member, Header]:
+    import zipfile
+
     where = path + b"[" + info.filename.encode("utf-8", "surrogateescape") + b"]"
     if info.flag_bits & _ENCRYPTED:
         raise InputError(where, "an encrypted member", "an archive without a password")

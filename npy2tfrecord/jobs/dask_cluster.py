@@ -48,16 +48,13 @@ _met: set[Needs] = set()  # in a worker: those that it meets
 
 
 @contextlib.contextmanager
-def connected(backend: str, scheduler: str | None, jobs: int, sources: Sequence[bytes]) -> Iterator[None]:
-    """With the backend `dask`, connect to a cluster until the block ends; with any other do nothing.
+def connected(scheduler: str | None, jobs: int, sources: Sequence[bytes]) -> Iterator[None]:
+    """Connect to a cluster until the block ends.
 
     The cluster is the one of `scheduler`, or of the caller's own client, or `jobs` processes on this machine. Raises
     `UsageError` when there is none, and when a worker lacks this package, has another version of it, runs another
     Python or does not see the sources. The error names the worker.
     """
-    if backend != "dask":
-        yield
-        return
     try:
         import distributed
     except ImportError:
@@ -103,13 +100,11 @@ def _client(distributed: Any, scheduler: str | None, jobs: int) -> Iterator[Any]
             cluster.close()
 
 
-def check_output(backend: str, directory: str, run: str) -> None:
+def check_output(directory: str, run: str) -> None:
     """Raise `UsageError` that names a worker of the cluster which does not see or cannot write `directory`.
 
     A file stays there, by which workers that come later check it. Its name is that of a temporary file of this `run`.
     """
-    if backend != "dask":
-        return
     import distributed
 
     token, text = os.path.join(directory, f"{run}-token.file"), os.urandom(16).hex()

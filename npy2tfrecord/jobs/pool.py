@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from importlib import import_module
@@ -20,7 +20,7 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from npy2tfrecord.errors import UsageError, WorkerError
-from npy2tfrecord.jobs import dask_cluster, loky
+from npy2tfrecord.jobs import loky
 from npy2tfrecord.syscalls import usable_cores
 
 if TYPE_CHECKING:
@@ -51,6 +51,15 @@ def effective_jobs(jobs: int | None) -> int:
     if jobs is None:
         return usable_cores()
     return jobs if jobs > 0 else max(1, usable_cores() + 1 + jobs)
+
+
+def connected(backend: str, scheduler: str | None, jobs: int, sources: Sequence[bytes]) -> AbstractContextManager[None]:
+    """With the backend `dask`, a block connected to a cluster (see `dask_cluster.connected`); else one of nothing."""
+    if backend != "dask":
+        return contextlib.nullcontext()
+    from npy2tfrecord.jobs import dask_cluster
+
+    return dask_cluster.connected(scheduler, jobs, sources)
 
 
 def run(
@@ -106,6 +115,8 @@ def _run_locally(
 def _run_on_dask(
     function: Callable[..., Result], tasks: Iterable[Task], tick: Tick | None
 ) -> Generator[Result, None, None]:
+    from npy2tfrecord.jobs import dask_cluster
+
     with contextlib.closing(dask_cluster.Tasks()) as cluster:
 
         def watch() -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from npy2tfrecord.errors import ConflictError, display
 from npy2tfrecord.formats.manifest import Manifest, ShardInfo
 from npy2tfrecord.options import Options
 from npy2tfrecord.planning.plan import ShardSpec
-from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.writing.shard_entry import ShardEntry
+
+if TYPE_CHECKING:
+    from npy2tfrecord.planning.records import CopySpec
 
 DIRECTORY = ".npy2tfrecord"  # of a run's own files, in the output
 NEIGHBOURS = ("features.json", "dataset_info.json", "label.labels.txt", "croissant.json")

@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from npy2tfrecord import syscalls
 from npy2tfrecord.errors import OutputError
@@ -16,9 +17,11 @@ from npy2tfrecord.formats.shard import content_of
 from npy2tfrecord.output.place import Write, check_rewritten
 from npy2tfrecord.output.scratch import Scratch
 from npy2tfrecord.planning.plan import ShardSpec
-from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.storage.objects import Prefix
 from npy2tfrecord.writing.shard_entry import ShardEntry, Upload
+
+if TYPE_CHECKING:
+    from npy2tfrecord.planning.records import CopySpec
 
 _READ_BYTES = 16 * 2**20  # at a time, of what is read back
 

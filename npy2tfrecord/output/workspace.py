@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from npy2tfrecord import cleanup, syscalls
 from npy2tfrecord.errors import ConflictError, DamageError, OutputError, UsageError, display
@@ -24,14 +24,15 @@ from npy2tfrecord.formats import manifest_parsing
 from npy2tfrecord.formats.manifest import BESIDE, Manifest, ShardInfo, beside
 from npy2tfrecord.formats.shard import is_whole
 from npy2tfrecord.jobs import pool
-from npy2tfrecord.jobs.dask_cluster import check_output
 from npy2tfrecord.options import Options
 from npy2tfrecord.output import temporaries
 from npy2tfrecord.output.journal import decode_entries, encode_entries, parse_plan
 from npy2tfrecord.output.place import DIRECTORY, NEIGHBOURS, SHARD, Candidate, Jobs, Write
 from npy2tfrecord.planning.plan import ShardSpec
-from npy2tfrecord.planning.records import CopySpec
 from npy2tfrecord.writing.shard_entry import ShardEntry
+
+if TYPE_CHECKING:
+    from npy2tfrecord.planning.records import CopySpec
 
 _PLAN, _JOURNAL, _LOCK, _SCAN, _SCANNING = "plan.json", "journal", "lock", "scan", "scanning"
 _LOCK_ATTEMPTS = 20
@@ -342,7 +343,10 @@ class Workspace:
 
     def check_shared(self, backend: str) -> None:
         """Raise `UsageError` when a worker of a cluster does not see this directory."""
-        check_output(backend, os.path.abspath(self.path), self._run)
+        if backend == "dask":
+            from npy2tfrecord.jobs import dask_cluster
+
+            dask_cluster.check_output(os.path.abspath(self.path), self._run)
 
     def under_way(self, files: Iterable[str]) -> list[str]:
         """Those of `files` that this run has begun to write and not committed."""

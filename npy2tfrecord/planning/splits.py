@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 import os
 from fractions import Fraction
-from hashlib import blake2b
 
 import numpy as np
 
@@ -97,6 +96,8 @@ def _places(examples: Keyed, options: Options) -> np.ndarray:
 
 
 def _hashes(keys: list[bytes], seed: int) -> np.ndarray:
+    from hashlib import blake2b  # it loads OpenSSL, which takes longer than all other imports of this module
+
     salt = seed.to_bytes(8, "little")
     return np.frombuffer(b"".join(blake2b(key, digest_size=8, key=salt).digest() for key in keys), dtype="<u8")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from npy2tfrecord import syscalls
@@ -9,13 +11,13 @@ from npy2tfrecord.errors import InputError, OutputError, display
 from npy2tfrecord.formats.manifest import ShardInfo, Skipped
 from npy2tfrecord.formats.shard import content_of, encode_index, encode_keys
 from npy2tfrecord.planning.plan import ShardSpec
-from npy2tfrecord.planning.records import CopySpec
-from npy2tfrecord.writing.shard_copier import copy_shard
 from npy2tfrecord.writing.shard_encoder import encode_shard
 from npy2tfrecord.writing.shard_entry import ShardEntry
 from npy2tfrecord.writing.sink import Compressor
-from npy2tfrecord.writing.statistics import Moments
 from npy2tfrecord.writing.write_back import WriteBack
+
+if TYPE_CHECKING:
+    from npy2tfrecord.planning.records import CopySpec
 
 
 def write_shard(
@@ -42,11 +44,13 @@ def write_shard(
         try:
             while True:
                 sink = Compressor(handle, compression, write_back.written if sync else None)
-                if isinstance(spec, CopySpec):
-                    copy_shard(spec, sink, in_flight)
-                    moments: dict[str, Moments] | None = {}
-                else:
+                if isinstance(spec, ShardSpec):
                     moments = encode_shard(spec, sink, bad, skip, in_flight)
+                else:
+                    from npy2tfrecord.writing.shard_copier import copy_shard  # a conversion starts without it
+
+                    copy_shard(spec, sink, in_flight)
+                    moments = {}
                 if moments is not None:
                     break
                 syscalls.truncate(handle)
