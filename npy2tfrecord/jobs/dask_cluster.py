@@ -80,8 +80,13 @@ def connected(scheduler: str | None, jobs: int, sources: Sequence[bytes]) -> Ite
 def _client(distributed: Any, scheduler: str | None, jobs: int) -> Iterator[Any]:
     cluster: Any = None
     if scheduler is None:
+        # Even without a dashboard its scheduler listens for HTTP, by default at a port that another cluster may have.
         cluster = distributed.LocalCluster(
-            n_workers=jobs, threads_per_worker=1, dashboard_address=None, silence_logs="ERROR"
+            n_workers=jobs,
+            threads_per_worker=1,
+            dashboard_address=None,
+            scheduler_kwargs={"dashboard_address": "127.0.0.1:0"},
+            silence_logs="ERROR",
         )
     try:
         client = distributed.Client(cluster or scheduler, timeout=_CONNECT_SECONDS)

@@ -241,8 +241,13 @@ npy2tfrecord.convert("arrays", sys.argv[1], backend="plain", jobs=2, num_shards=
 
 
 def test_a_local_cluster_is_started_and_ended(source: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
-    run = convert(source.parent, tmp_path / "out", "--backend", "dask", "--jobs", "2")
+    with socket.socket() as another:
+        with contextlib.suppress(OSError):  # another process has it, which is as good
+            another.bind(("127.0.0.1", 8787))  # where Dask's schedulers listen for HTTP by default
+            another.listen()
+        run = convert(source.parent, tmp_path / "out", "--backend", "dask", "--jobs", "2")
     assert run.returncode == 3, run.stderr
+    assert "in use" not in run.stderr
     assert tree(tmp_path / "out") == whole
 
 
