@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from arrays import npy_header
 
@@ -100,3 +101,29 @@ def test_memory_is_never_taken_on_a_files_word(tmp_path: Path, claimed: int) -> 
     found = growth(tmp_path, on_error="skip")
     assert found["examples"] == 1
     assert found["grown"] < 8 * 2**20
+
+
+# Without the collection of cycles, which comes at any time or never.
+AGAIN = """
+import gc, os, sys
+import npy2tfrecord
+source, out = sys.argv[1:]
+gc.disable()
+sizes = []
+for _ in range(6):
+    npy2tfrecord.convert(source, out, jobs=1, fsync=False, overwrite=True)
+    npy2tfrecord.verify(out, source=source, jobs=1)
+    with open("/proc/self/statm") as file:
+        sizes.append(int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE"))
+print(sizes[-1] - sizes[0])
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_small_files_that_are_kept_are_forgotten_when_a_conversion_ends(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    for i in range(20):
+        np.save(tmp_path / "source" / f"{i}.npy", np.zeros(8))
+    words = [sys.executable, "-c", AGAIN, tmp_path / "source", tmp_path / "out"]
+    done = subprocess.run(words, check=True, stdout=subprocess.PIPE)
+    assert int(done.stdout) < LIMIT
