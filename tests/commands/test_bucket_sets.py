@@ -9,7 +9,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import obstore
 import pytest
 from arrays import tree
 from converted import Command, save
@@ -79,6 +78,8 @@ def test_verify_reads_each_shard_once_and_quick_none(
 
 
 def test_damage_in_a_bucket_is_found(local: dict[str, Path], s3: ObjectServer, command: Command) -> None:
+    import obstore
+
     prefix, store = s3.new_prefix(), s3.store()
     url = s3.upload(local["none"], prefix)
     shard = sorted(local["none"].glob("*.tfrecord"))[1]
@@ -160,6 +161,8 @@ def test_a_set_in_a_bucket_that_may_not_be_listed_is_read(
 
 
 def test_damage_in_a_bucket_is_repaired(local: dict[str, Path], s3: ObjectServer, command: Command) -> None:
+    import obstore
+
     for name in ("lost shard", "damaged shard", "lost index", "lost keys"):
         prefix, store = s3.new_prefix(), s3.store()
         url = s3.upload(local["none"], prefix)

@@ -264,7 +264,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "version_info", (3, 10, 0, "final", 0))
     with pytest.raises(UsageError, match=r"Python 3\.11"):
         Prefix("s3://bucket").list_objects()
-    monkeypatch.undo()
+    monkeypatch.setattr(sys, "version_info", (3, 11, 0, "final", 0))
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(UsageError, match=r"pip install 'npy2tfrecord\[cloud\]'"):
         Prefix("s3://bucket").list_objects()
